@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! A PTX interpreter: the simulated GPU's SMs.
+//!
+//! The idea: [`Module::parse`] turns text into rows of function pointers once; a [`Block`] then runs its
+//! warps, one instruction over 32 lanes at a time, in the order of their modelled time. Whatever cannot
+//! be run is refused when the module is loaded, with its line; nothing is guessed.
+//!
+//! Units: time is in modelled cycles of the SM's clock inside a block and in nanoseconds outside;
+//! sizes are bytes. The caller decides *when* a block runs and what global memory is
+//! ([`Memory`]); this module decides what the block does there.
+
+mod atomic;
+mod block;
+mod code;
+mod error;
+mod memory;
+mod module;
+mod parser;
+
+pub use atomic::{Atomic, AtomicOperation, AtomicType};
+pub use block::{Block, BlockEnvironment, BlockError, Outcome, Turn};
+pub use error::{LinkError, ParseError, ParseErrorKind};
+pub use memory::{
+    Access, Fault, LOCAL_WINDOW, Memory, PARAMETER_WINDOW, SHARED_WINDOW, WINDOW_BYTES,
+};
+pub use module::{Image, Kernel, Module, Parameter, Variable, VariableSpace};
