@@ -1,0 +1,463 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+// Made by bindgen from include/lithos.h; tests/abi compares it, and writes it with LITHOS_BLESS=1.
+
+pub const LITHOS_ABI_VERSION: u32 = 1;
+pub const LITHOS_TPCS_MAX: u32 = 128;
+pub const LITHOS_NAME_BYTES: u32 = 64;
+pub const LITHOS_TEXT_BYTES: u32 = 256;
+pub const LITHOS_PAGE_BYTES: u32 = 4096;
+pub const LITHOS_GRANT_MAGIC: u64 = 8389768944481236073;
+pub const LITHOS_GRANT_HOLD: u32 = 1;
+pub const LITHOS_BROKER_SCHEDULED: u32 = 0;
+pub const LITHOS_BROKER_FAIL_STATIC: u32 = 1;
+pub const LITHOS_BROKER_RETIRED: u32 = 2;
+pub const LITHOS_BROKER_STATE_MASK: u32 = 255;
+pub const LITHOS_BROKER_EPOCH_SHIFT: u32 = 8;
+pub const LITHOS_REGIONS: u32 = 8;
+pub const LITHOS_GPC_NONE: u32 = 255;
+pub const LITHOS_GPC_ALONE: u32 = 254;
+pub const LITHOS_OVERSIZE_WIDEN: u32 = 0;
+pub const LITHOS_OVERSIZE_REFUSE: u32 = 1;
+pub const LITHOS_GRANT_TRIES: u32 = 8;
+pub const LITHOS_RING_MAGIC: u64 = 7453010373628163177;
+pub const LITHOS_COUNTERS: u32 = 32;
+pub const LITHOS_RECORD_STAMPED: u32 = 1;
+pub const LITHOS_RECORD_GRAPH_NODE: u32 = 2;
+pub const LITHOS_RECORD_COOPERATIVE: u32 = 4;
+pub const LITHOS_RECORD_WIDENED: u32 = 8;
+pub const LITHOS_RECORD_UNMANAGED: u32 = 16;
+pub const LITHOS_MESSAGE_ATTACH: u32 = 1;
+pub const LITHOS_MESSAGE_CHANNEL_CREATE: u32 = 2;
+pub const LITHOS_MESSAGE_CHANNEL_DESTROY: u32 = 3;
+pub const LITHOS_MESSAGE_REPLY: u32 = 32768;
+pub const LITHOS_ATTACHED_ENFORCE: u32 = 1;
+pub type __u8 = ::core::ffi::c_uchar;
+pub type __u16 = ::core::ffi::c_ushort;
+pub type __u32 = ::core::ffi::c_uint;
+pub type __u64 = ::core::ffi::c_ulonglong;
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq, Eq)]
+pub struct lithos_tpcs {
+    pub words: [__u64; 2usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of lithos_tpcs"][::core::mem::size_of::<lithos_tpcs>() - 16usize];
+    ["Alignment of lithos_tpcs"][::core::mem::align_of::<lithos_tpcs>() - 8usize];
+    ["Offset of field: lithos_tpcs::words"][::core::mem::offset_of!(lithos_tpcs, words) - 0usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq, Eq)]
+pub struct lithos_grant {
+    pub sequence: __u64,
+    pub tpcs: lithos_tpcs,
+    pub flags: __u32,
+    pub reserved: __u32,
+    pub atom_ns: __u64,
+    pub outstanding_ns: __u64,
+    pub reserved2: [__u64; 8usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of lithos_grant"][::core::mem::size_of::<lithos_grant>() - 112usize];
+    ["Alignment of lithos_grant"][::core::mem::align_of::<lithos_grant>() - 8usize];
+    ["Offset of field: lithos_grant::sequence"]
+        [::core::mem::offset_of!(lithos_grant, sequence) - 0usize];
+    ["Offset of field: lithos_grant::tpcs"][::core::mem::offset_of!(lithos_grant, tpcs) - 8usize];
+    ["Offset of field: lithos_grant::flags"]
+        [::core::mem::offset_of!(lithos_grant, flags) - 24usize];
+    ["Offset of field: lithos_grant::reserved"]
+        [::core::mem::offset_of!(lithos_grant, reserved) - 28usize];
+    ["Offset of field: lithos_grant::atom_ns"]
+        [::core::mem::offset_of!(lithos_grant, atom_ns) - 32usize];
+    ["Offset of field: lithos_grant::outstanding_ns"]
+        [::core::mem::offset_of!(lithos_grant, outstanding_ns) - 40usize];
+    ["Offset of field: lithos_grant::reserved2"]
+        [::core::mem::offset_of!(lithos_grant, reserved2) - 48usize];
+};
+pub const LITHOS_REGION_STAMPS: lithos_region_kind = 0;
+pub const LITHOS_REGION_GATES: lithos_region_kind = 1;
+pub const LITHOS_REGION_ATOMS: lithos_region_kind = 2;
+pub const LITHOS_REGION_CLUSTER_ATOMS: lithos_region_kind = 3;
+pub const LITHOS_REGION_TAILS: lithos_region_kind = 4;
+pub type lithos_region_kind = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq, Eq)]
+pub struct lithos_region {
+    pub offset: __u64,
+    pub stride: __u32,
+    pub count: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of lithos_region"][::core::mem::size_of::<lithos_region>() - 16usize];
+    ["Alignment of lithos_region"][::core::mem::align_of::<lithos_region>() - 8usize];
+    ["Offset of field: lithos_region::offset"]
+        [::core::mem::offset_of!(lithos_region, offset) - 0usize];
+    ["Offset of field: lithos_region::stride"]
+        [::core::mem::offset_of!(lithos_region, stride) - 8usize];
+    ["Offset of field: lithos_region::count"]
+        [::core::mem::offset_of!(lithos_region, count) - 12usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub struct lithos_grant_page {
+    pub magic: __u64,
+    pub version: __u32,
+    pub bytes: __u32,
+    pub channel: __u64,
+    pub gpu_index: __u32,
+    pub oversize: __u32,
+    pub ring_bytes: __u64,
+    pub arena_bytes: __u64,
+    pub records: __u32,
+    pub tpc_sms: __u32,
+    pub reserved: __u64,
+    pub broker: __u64,
+    pub heartbeat_ns: __u64,
+    pub latest: __u64,
+    pub reserved2: [__u64; 5usize],
+    pub slots: [lithos_grant; 2usize],
+    pub fail_static: lithos_grant,
+    pub regions: [lithos_region; 8usize],
+    pub present: lithos_tpcs,
+    pub gpc: [__u8; 128usize],
+    pub reserved3: [__u8; 3360usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of lithos_grant_page"][::core::mem::size_of::<lithos_grant_page>() - 4096usize];
+    ["Alignment of lithos_grant_page"][::core::mem::align_of::<lithos_grant_page>() - 8usize];
+    ["Offset of field: lithos_grant_page::magic"]
+        [::core::mem::offset_of!(lithos_grant_page, magic) - 0usize];
+    ["Offset of field: lithos_grant_page::version"]
+        [::core::mem::offset_of!(lithos_grant_page, version) - 8usize];
+    ["Offset of field: lithos_grant_page::bytes"]
+        [::core::mem::offset_of!(lithos_grant_page, bytes) - 12usize];
+    ["Offset of field: lithos_grant_page::channel"]
+        [::core::mem::offset_of!(lithos_grant_page, channel) - 16usize];
+    ["Offset of field: lithos_grant_page::gpu_index"]
+        [::core::mem::offset_of!(lithos_grant_page, gpu_index) - 24usize];
+    ["Offset of field: lithos_grant_page::oversize"]
+        [::core::mem::offset_of!(lithos_grant_page, oversize) - 28usize];
+    ["Offset of field: lithos_grant_page::ring_bytes"]
+        [::core::mem::offset_of!(lithos_grant_page, ring_bytes) - 32usize];
+    ["Offset of field: lithos_grant_page::arena_bytes"]
+        [::core::mem::offset_of!(lithos_grant_page, arena_bytes) - 40usize];
+    ["Offset of field: lithos_grant_page::records"]
+        [::core::mem::offset_of!(lithos_grant_page, records) - 48usize];
+    ["Offset of field: lithos_grant_page::tpc_sms"]
+        [::core::mem::offset_of!(lithos_grant_page, tpc_sms) - 52usize];
+    ["Offset of field: lithos_grant_page::reserved"]
+        [::core::mem::offset_of!(lithos_grant_page, reserved) - 56usize];
+    ["Offset of field: lithos_grant_page::broker"]
+        [::core::mem::offset_of!(lithos_grant_page, broker) - 64usize];
+    ["Offset of field: lithos_grant_page::heartbeat_ns"]
+        [::core::mem::offset_of!(lithos_grant_page, heartbeat_ns) - 72usize];
+    ["Offset of field: lithos_grant_page::latest"]
+        [::core::mem::offset_of!(lithos_grant_page, latest) - 80usize];
+    ["Offset of field: lithos_grant_page::reserved2"]
+        [::core::mem::offset_of!(lithos_grant_page, reserved2) - 88usize];
+    ["Offset of field: lithos_grant_page::slots"]
+        [::core::mem::offset_of!(lithos_grant_page, slots) - 128usize];
+    ["Offset of field: lithos_grant_page::fail_static"]
+        [::core::mem::offset_of!(lithos_grant_page, fail_static) - 352usize];
+    ["Offset of field: lithos_grant_page::regions"]
+        [::core::mem::offset_of!(lithos_grant_page, regions) - 464usize];
+    ["Offset of field: lithos_grant_page::present"]
+        [::core::mem::offset_of!(lithos_grant_page, present) - 592usize];
+    ["Offset of field: lithos_grant_page::gpc"]
+        [::core::mem::offset_of!(lithos_grant_page, gpc) - 608usize];
+    ["Offset of field: lithos_grant_page::reserved3"]
+        [::core::mem::offset_of!(lithos_grant_page, reserved3) - 736usize];
+};
+impl Default for lithos_grant_page {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+pub const LITHOS_COUNT_MASKED: lithos_counter = 0;
+pub const LITHOS_COUNT_STAMPED: lithos_counter = 1;
+pub const LITHOS_COUNT_UNSTAMPED: lithos_counter = 2;
+pub const LITHOS_COUNT_OVERRUN: lithos_counter = 3;
+pub const LITHOS_COUNT_GRAPH_NODES: lithos_counter = 4;
+pub const LITHOS_COUNT_NULL: lithos_counter = 5;
+pub const LITHOS_COUNT_UNKNOWN_VERSION: lithos_counter = 6;
+pub const LITHOS_COUNT_UNKNOWN_BITS: lithos_counter = 7;
+pub const LITHOS_COUNT_DRIVER_MASK_KEPT: lithos_counter = 8;
+pub const LITHOS_COUNT_WIDENED_COOPERATIVE: lithos_counter = 9;
+pub const LITHOS_COUNT_WIDENED_CLUSTER: lithos_counter = 10;
+pub const LITHOS_COUNT_REFUSED_COOPERATIVE: lithos_counter = 11;
+pub const LITHOS_COUNT_REFUSED_CLUSTER: lithos_counter = 12;
+pub const LITHOS_COUNT_STALE_GRANT: lithos_counter = 13;
+pub const LITHOS_COUNT_UNGRANTED: lithos_counter = 14;
+pub type lithos_counter = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub struct lithos_ring {
+    pub magic: __u64,
+    pub version: __u32,
+    pub records: __u32,
+    pub reserved_line: [__u64; 6usize],
+    pub reserved: __u64,
+    pub reserved_line2: [__u64; 7usize],
+    pub counters: [__u64; 32usize],
+    pub reserved3: [__u64; 464usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of lithos_ring"][::core::mem::size_of::<lithos_ring>() - 4096usize];
+    ["Alignment of lithos_ring"][::core::mem::align_of::<lithos_ring>() - 8usize];
+    ["Offset of field: lithos_ring::magic"][::core::mem::offset_of!(lithos_ring, magic) - 0usize];
+    ["Offset of field: lithos_ring::version"]
+        [::core::mem::offset_of!(lithos_ring, version) - 8usize];
+    ["Offset of field: lithos_ring::records"]
+        [::core::mem::offset_of!(lithos_ring, records) - 12usize];
+    ["Offset of field: lithos_ring::reserved_line"]
+        [::core::mem::offset_of!(lithos_ring, reserved_line) - 16usize];
+    ["Offset of field: lithos_ring::reserved"]
+        [::core::mem::offset_of!(lithos_ring, reserved) - 64usize];
+    ["Offset of field: lithos_ring::reserved_line2"]
+        [::core::mem::offset_of!(lithos_ring, reserved_line2) - 72usize];
+    ["Offset of field: lithos_ring::counters"]
+        [::core::mem::offset_of!(lithos_ring, counters) - 128usize];
+    ["Offset of field: lithos_ring::reserved3"]
+        [::core::mem::offset_of!(lithos_ring, reserved3) - 384usize];
+};
+impl Default for lithos_ring {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq, Eq)]
+pub struct lithos_record {
+    pub sequence: __u64,
+    pub submitted_ns: __u64,
+    pub grant: __u64,
+    pub tpcs: lithos_tpcs,
+    pub program: __u64,
+    pub function: __u64,
+    pub stream: __u64,
+    pub grid: [__u32; 3usize],
+    pub shared_bytes: __u32,
+    pub block: [__u16; 3usize],
+    pub cluster: [__u16; 3usize],
+    pub flags: __u32,
+    pub reserved: [__u64; 4usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of lithos_record"][::core::mem::size_of::<lithos_record>() - 128usize];
+    ["Alignment of lithos_record"][::core::mem::align_of::<lithos_record>() - 8usize];
+    ["Offset of field: lithos_record::sequence"]
+        [::core::mem::offset_of!(lithos_record, sequence) - 0usize];
+    ["Offset of field: lithos_record::submitted_ns"]
+        [::core::mem::offset_of!(lithos_record, submitted_ns) - 8usize];
+    ["Offset of field: lithos_record::grant"]
+        [::core::mem::offset_of!(lithos_record, grant) - 16usize];
+    ["Offset of field: lithos_record::tpcs"]
+        [::core::mem::offset_of!(lithos_record, tpcs) - 24usize];
+    ["Offset of field: lithos_record::program"]
+        [::core::mem::offset_of!(lithos_record, program) - 40usize];
+    ["Offset of field: lithos_record::function"]
+        [::core::mem::offset_of!(lithos_record, function) - 48usize];
+    ["Offset of field: lithos_record::stream"]
+        [::core::mem::offset_of!(lithos_record, stream) - 56usize];
+    ["Offset of field: lithos_record::grid"]
+        [::core::mem::offset_of!(lithos_record, grid) - 64usize];
+    ["Offset of field: lithos_record::shared_bytes"]
+        [::core::mem::offset_of!(lithos_record, shared_bytes) - 76usize];
+    ["Offset of field: lithos_record::block"]
+        [::core::mem::offset_of!(lithos_record, block) - 80usize];
+    ["Offset of field: lithos_record::cluster"]
+        [::core::mem::offset_of!(lithos_record, cluster) - 86usize];
+    ["Offset of field: lithos_record::flags"]
+        [::core::mem::offset_of!(lithos_record, flags) - 92usize];
+    ["Offset of field: lithos_record::reserved"]
+        [::core::mem::offset_of!(lithos_record, reserved) - 96usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq, Eq)]
+pub struct lithos_stamp {
+    pub sequence: __u32,
+    pub zero: __u32,
+    pub completed_gpu_ns: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of lithos_stamp"][::core::mem::size_of::<lithos_stamp>() - 16usize];
+    ["Alignment of lithos_stamp"][::core::mem::align_of::<lithos_stamp>() - 8usize];
+    ["Offset of field: lithos_stamp::sequence"]
+        [::core::mem::offset_of!(lithos_stamp, sequence) - 0usize];
+    ["Offset of field: lithos_stamp::zero"][::core::mem::offset_of!(lithos_stamp, zero) - 4usize];
+    ["Offset of field: lithos_stamp::completed_gpu_ns"]
+        [::core::mem::offset_of!(lithos_stamp, completed_gpu_ns) - 8usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq, Eq)]
+pub struct lithos_message {
+    pub type_: __u32,
+    pub bytes: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of lithos_message"][::core::mem::size_of::<lithos_message>() - 8usize];
+    ["Alignment of lithos_message"][::core::mem::align_of::<lithos_message>() - 4usize];
+    ["Offset of field: lithos_message::type_"]
+        [::core::mem::offset_of!(lithos_message, type_) - 0usize];
+    ["Offset of field: lithos_message::bytes"]
+        [::core::mem::offset_of!(lithos_message, bytes) - 4usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub struct lithos_reply {
+    pub error: __u32,
+    pub reserved: __u32,
+    pub text: [::core::ffi::c_char; 256usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of lithos_reply"][::core::mem::size_of::<lithos_reply>() - 264usize];
+    ["Alignment of lithos_reply"][::core::mem::align_of::<lithos_reply>() - 4usize];
+    ["Offset of field: lithos_reply::error"][::core::mem::offset_of!(lithos_reply, error) - 0usize];
+    ["Offset of field: lithos_reply::reserved"]
+        [::core::mem::offset_of!(lithos_reply, reserved) - 4usize];
+    ["Offset of field: lithos_reply::text"][::core::mem::offset_of!(lithos_reply, text) - 8usize];
+};
+impl Default for lithos_reply {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub struct lithos_attach {
+    pub version: __u32,
+    pub reserved: __u32,
+    pub partition: [::core::ffi::c_char; 64usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of lithos_attach"][::core::mem::size_of::<lithos_attach>() - 72usize];
+    ["Alignment of lithos_attach"][::core::mem::align_of::<lithos_attach>() - 4usize];
+    ["Offset of field: lithos_attach::version"]
+        [::core::mem::offset_of!(lithos_attach, version) - 0usize];
+    ["Offset of field: lithos_attach::reserved"]
+        [::core::mem::offset_of!(lithos_attach, reserved) - 4usize];
+    ["Offset of field: lithos_attach::partition"]
+        [::core::mem::offset_of!(lithos_attach, partition) - 8usize];
+};
+impl Default for lithos_attach {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub struct lithos_attached {
+    pub reply: lithos_reply,
+    pub tenant: __u64,
+    pub flags: __u32,
+    pub version: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of lithos_attached"][::core::mem::size_of::<lithos_attached>() - 280usize];
+    ["Alignment of lithos_attached"][::core::mem::align_of::<lithos_attached>() - 8usize];
+    ["Offset of field: lithos_attached::reply"]
+        [::core::mem::offset_of!(lithos_attached, reply) - 0usize];
+    ["Offset of field: lithos_attached::tenant"]
+        [::core::mem::offset_of!(lithos_attached, tenant) - 264usize];
+    ["Offset of field: lithos_attached::flags"]
+        [::core::mem::offset_of!(lithos_attached, flags) - 272usize];
+    ["Offset of field: lithos_attached::version"]
+        [::core::mem::offset_of!(lithos_attached, version) - 276usize];
+};
+impl Default for lithos_attached {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq, Eq)]
+pub struct lithos_channel_create {
+    pub gpu: [__u8; 16usize],
+    pub context: __u64,
+    pub reserved: [__u64; 2usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of lithos_channel_create"][::core::mem::size_of::<lithos_channel_create>() - 40usize];
+    ["Alignment of lithos_channel_create"]
+        [::core::mem::align_of::<lithos_channel_create>() - 8usize];
+    ["Offset of field: lithos_channel_create::gpu"]
+        [::core::mem::offset_of!(lithos_channel_create, gpu) - 0usize];
+    ["Offset of field: lithos_channel_create::context"]
+        [::core::mem::offset_of!(lithos_channel_create, context) - 16usize];
+    ["Offset of field: lithos_channel_create::reserved"]
+        [::core::mem::offset_of!(lithos_channel_create, reserved) - 24usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub struct lithos_channel {
+    pub reply: lithos_reply,
+    pub channel: __u64,
+    pub ring_bytes: __u64,
+    pub arena_bytes: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of lithos_channel"][::core::mem::size_of::<lithos_channel>() - 288usize];
+    ["Alignment of lithos_channel"][::core::mem::align_of::<lithos_channel>() - 8usize];
+    ["Offset of field: lithos_channel::reply"]
+        [::core::mem::offset_of!(lithos_channel, reply) - 0usize];
+    ["Offset of field: lithos_channel::channel"]
+        [::core::mem::offset_of!(lithos_channel, channel) - 264usize];
+    ["Offset of field: lithos_channel::ring_bytes"]
+        [::core::mem::offset_of!(lithos_channel, ring_bytes) - 272usize];
+    ["Offset of field: lithos_channel::arena_bytes"]
+        [::core::mem::offset_of!(lithos_channel, arena_bytes) - 280usize];
+};
+impl Default for lithos_channel {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq, Eq)]
+pub struct lithos_channel_destroy {
+    pub channel: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of lithos_channel_destroy"][::core::mem::size_of::<lithos_channel_destroy>() - 8usize];
+    ["Alignment of lithos_channel_destroy"]
+        [::core::mem::align_of::<lithos_channel_destroy>() - 8usize];
+    ["Offset of field: lithos_channel_destroy::channel"]
+        [::core::mem::offset_of!(lithos_channel_destroy, channel) - 0usize];
+};

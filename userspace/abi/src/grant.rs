@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! The grant page: what a channel may do now.
+//!
+//! One writer, many readers, no lock: two slots and the number of the latest grant. A reader makes a
+//! bounded number of tries, because it runs under the CUDA driver's locks and may never wait for a
+//! writer that could have been killed. Whoever reads keeps the last good copy for the case that all
+//! tries fail, which takes a writer that laps it eight times.
+
+use std::mem::offset_of;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::fence;
+
+use crate::Page;
+use crate::bindings::*;
+
+/// What a channel may do, as one value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Grant {
+    /// Number of the grant, from 1 on.
+    pub sequence: u64,
+    /// TPCs that launches may use: bit `i % 64` of word `i / 64` is mask bit `i`.
+    pub tpcs: [u64; 2],
+    /// `LITHOS_GRANT_*`.
+    pub flags: u32,
+    /// Target length of an atom in nanoseconds; 0 if launches are never split.
+    pub atom_ns: u64,
+    /// Bound on predicted unfinished work in nanoseconds; 0 if there is none.
+    pub outstanding_ns: u64,
+}
+
+/// What stays the same while a channel lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// Id of the channel, with its generation.
+    pub channel: u64,
+    /// The scheduler's number for the GPU.
+    pub gpu_index: u32,
+    /// `LITHOS_OVERSIZE_*`.
+    pub oversize: u32,
+    /// Size of the ring in bytes.
+    pub ring_bytes: u64,
+    /// Size of the arena in bytes.
+    pub arena_bytes: u64,
+    /// Records in the ring; a power of two.
+    pub records: u32,
+    /// SMs per TPC.
+    pub tpc_sms: u32,
+    /// Where the regions of the arena lie.
+    pub regions: [lithos_region; LITHOS_REGIONS as usize],
+    /// TPCs that the GPU has.
+    pub present: [u64; 2],
+    /// GPC of each TPC, or `LITHOS_GPC_*`.
+    pub gpc: [u8; LITHOS_TPCS_MAX as usize],
+}
+
+/// Why a page is not a grant page that this code can read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GrantPageError {
+    /// The page is shorter than a grant page.
+    #[error("a grant page has {LITHOS_PAGE_BYTES} bytes, this one {0}")]
+    Short(usize),
+    /// The magic number is wrong.
+    #[error("this is no grant page: it starts with {0:#x}")]
+    Magic(u64),
+    /// Another version of `include/lithos.h` made the page.
+    #[error("the grant page has ABI version {0}, this code speaks {LITHOS_ABI_VERSION}")]
+    Version(u32),
+}
+
+const PAGE: usize = LITHOS_PAGE_BYTES as usize;
+const SLOT_BYTES: usize = size_of::<lithos_grant>();
+const SLOTS: usize = offset_of!(lithos_grant_page, slots);
+const FAIL_STATIC: usize = offset_of!(lithos_grant_page, fail_static);
+const LATEST: usize = offset_of!(lithos_grant_page, latest);
+const BROKER: usize = offset_of!(lithos_grant_page, broker);
+const HEARTBEAT: usize = offset_of!(lithos_grant_page, heartbeat_ns);
+const _: () = assert!(size_of::<lithos_grant_page>() == PAGE);
+
+fn slot(sequence: u64) -> usize {
+    if sequence % 2 == 0 {
+        SLOTS
+    } else {
+        SLOTS + SLOT_BYTES
+    }
+}
+
+/// The tenant's side of a grant page.
+#[derive(Clone, Copy, Debug)]
+pub struct GrantReader<'a> {
+    page: Page<'a>,
+}
+
+impl<'a> GrantReader<'a> {
+    /// Takes in a page after a look at its magic number, version and size.
+    pub fn new(page: Page<'a>) -> Result<Self, GrantPageError> {
+        if page.bytes() < PAGE {
+            return Err(GrantPageError::Short(page.bytes()));
+        }
+        let magic = page
+            .word(offset_of!(lithos_grant_page, magic))
+            .load(Acquire);
+        if magic != LITHOS_GRANT_MAGIC {
+            return Err(GrantPageError::Magic(magic));
+        }
+        let version = page
+            .half(offset_of!(lithos_grant_page, version))
+            .load(Relaxed);
+        if version != LITHOS_ABI_VERSION {
+            return Err(GrantPageError::Version(version));
+        }
+        Ok(Self { page })
+    }
+
+    /// Reads what holds now. `None` if there is no grant yet, or if a writer was in the way each time.
+    #[inline]
+    pub fn read(&self) -> Option<Grant> {
+        let state = self.page.word(BROKER).load(Acquire) & u64::from(LITHOS_BROKER_STATE_MASK);
+        if state == u64::from(LITHOS_BROKER_FAIL_STATIC) {
+            for _ in 0..LITHOS_GRANT_TRIES {
+                let before = self.page.word(FAIL_STATIC).load(Acquire);
+                if let Some(grant) = self.read_slot(FAIL_STATIC, before) {
+                    return Some(grant);
+                }
+            }
+            return None;
+        }
+        for _ in 0..LITHOS_GRANT_TRIES {
+            let latest = self.page.word(LATEST).load(Acquire);
+            if let Some(grant) = self.read_slot(slot(latest), latest) {
+                return Some(grant);
+            }
+        }
+        None
+    }
+
+    /// Returns whether the channel has been retired by the broker.
+    pub fn is_retired(&self) -> bool {
+        let state = self.page.word(BROKER).load(Acquire) & u64::from(LITHOS_BROKER_STATE_MASK);
+        state == u64::from(LITHOS_BROKER_RETIRED)
+    }
+
+    /// Reads what stays the same while the channel lives.
+    pub fn terms(&self) -> Terms {
+        let word = |offset| self.page.word(offset).load(Relaxed);
+        let half = |offset| self.page.half(offset).load(Relaxed);
+        let regions = std::array::from_fn(|i| {
+            let at = offset_of!(lithos_grant_page, regions) + i * size_of::<lithos_region>();
+            lithos_region {
+                offset: word(at + offset_of!(lithos_region, offset)),
+                stride: half(at + offset_of!(lithos_region, stride)),
+                count: half(at + offset_of!(lithos_region, count)),
+            }
+        });
+        let mut gpc = [0; LITHOS_TPCS_MAX as usize];
+        for (i, eight) in gpc.chunks_exact_mut(8).enumerate() {
+            let value = word(offset_of!(lithos_grant_page, gpc) + 8 * i);
+            eight.copy_from_slice(&value.to_le_bytes());
+        }
+        Terms {
+            channel: word(offset_of!(lithos_grant_page, channel)),
+            gpu_index: half(offset_of!(lithos_grant_page, gpu_index)),
+            oversize: half(offset_of!(lithos_grant_page, oversize)),
+            ring_bytes: word(offset_of!(lithos_grant_page, ring_bytes)),
+            arena_bytes: word(offset_of!(lithos_grant_page, arena_bytes)),
+            records: half(offset_of!(lithos_grant_page, records)),
+            tpc_sms: half(offset_of!(lithos_grant_page, tpc_sms)),
+            regions,
+            present: std::array::from_fn(|i| word(offset_of!(lithos_grant_page, present) + 8 * i)),
+            gpc,
+        }
+    }
+
+    #[inline]
+    fn read_slot(&self, at: usize, sequence: u64) -> Option<Grant> {
+        let word = |offset: usize| self.page.word(at + offset);
+        if sequence == 0 || word(0).load(Acquire) != sequence {
+            return None;
+        }
+        let tpcs = offset_of!(lithos_grant, tpcs);
+        let grant = Grant {
+            sequence,
+            tpcs: [word(tpcs).load(Relaxed), word(tpcs + 8).load(Relaxed)],
+            flags: self
+                .page
+                .half(at + offset_of!(lithos_grant, flags))
+                .load(Relaxed),
+            atom_ns: word(offset_of!(lithos_grant, atom_ns)).load(Relaxed),
+            outstanding_ns: word(offset_of!(lithos_grant, outstanding_ns)).load(Relaxed),
+        };
+        fence(Acquire);
+        (word(0).load(Relaxed) == sequence).then_some(grant)
+    }
+}
+
+/// The scheduler's side of a grant page. There is one.
+#[derive(Debug)]
+pub struct GrantWriter<'a> {
+    page: Page<'a>,
+    latest: u64,
+}
+
+impl<'a> GrantWriter<'a> {
+    /// Writes a fresh page: no grant yet, scheduled.
+    ///
+    /// # Panics
+    ///
+    /// If the page is shorter than a grant page.
+    pub fn create(page: Page<'a>, terms: &Terms) -> Self {
+        assert!(page.bytes() >= PAGE, "a grant page has {PAGE} bytes");
+        for offset in (0..PAGE).step_by(8) {
+            page.word(offset).store(0, Relaxed);
+        }
+        let word = |offset, value| page.word(offset).store(value, Relaxed);
+        let half = |offset, value| page.half(offset).store(value, Relaxed);
+        half(offset_of!(lithos_grant_page, version), LITHOS_ABI_VERSION);
+        half(offset_of!(lithos_grant_page, bytes), LITHOS_PAGE_BYTES);
+        word(offset_of!(lithos_grant_page, channel), terms.channel);
+        half(offset_of!(lithos_grant_page, gpu_index), terms.gpu_index);
+        half(offset_of!(lithos_grant_page, oversize), terms.oversize);
+        word(offset_of!(lithos_grant_page, ring_bytes), terms.ring_bytes);
+        word(
+            offset_of!(lithos_grant_page, arena_bytes),
+            terms.arena_bytes,
+        );
+        half(offset_of!(lithos_grant_page, records), terms.records);
+        half(offset_of!(lithos_grant_page, tpc_sms), terms.tpc_sms);
+        for (i, region) in terms.regions.iter().enumerate() {
+            let at = offset_of!(lithos_grant_page, regions) + i * size_of::<lithos_region>();
+            word(at + offset_of!(lithos_region, offset), region.offset);
+            half(at + offset_of!(lithos_region, stride), region.stride);
+            half(at + offset_of!(lithos_region, count), region.count);
+        }
+        for (i, value) in terms.present.iter().enumerate() {
+            word(offset_of!(lithos_grant_page, present) + 8 * i, *value);
+        }
+        for (i, eight) in terms.gpc.chunks_exact(8).enumerate() {
+            let value = u64::from_le_bytes(eight.try_into().expect("chunks of eight"));
+            word(offset_of!(lithos_grant_page, gpc) + 8 * i, value);
+        }
+        page.word(offset_of!(lithos_grant_page, magic))
+            .store(LITHOS_GRANT_MAGIC, Release);
+        Self { page, latest: 0 }
+    }
+
+    /// Publishes a grant and returns its sequence. `grant.sequence` is not looked at.
+    ///
+    /// Ends with a full fence: what is read from the ring afterwards tells which launches may
+    /// still have followed an older grant.
+    pub fn publish(&mut self, grant: &Grant) -> u64 {
+        let next = self.latest + 1;
+        self.write_slot(slot(next), next, grant);
+        self.page.word(LATEST).store(next, Release);
+        self.latest = next;
+        fence(SeqCst);
+        next
+    }
+
+    /// Writes the grant that holds when nobody schedules.
+    pub fn publish_fail_static(&mut self, grant: &Grant) {
+        let next = self.page.word(FAIL_STATIC).load(Relaxed) + 1;
+        self.write_slot(FAIL_STATIC, next, grant);
+        fence(SeqCst);
+    }
+
+    /// Says that the scheduler lives.
+    pub fn beat(&self, now_ns: u64) {
+        self.page.word(HEARTBEAT).store(now_ns, Release);
+    }
+
+    /// Writes the broker's word: a `LITHOS_BROKER_*` state and the epoch.
+    pub fn set_broker(&self, state: u32, epoch: u64) {
+        let word = (epoch << LITHOS_BROKER_EPOCH_SHIFT) | u64::from(state);
+        self.page.word(BROKER).store(word, SeqCst);
+    }
+
+    /// Returns the sequence of the latest grant; 0 if there is none.
+    pub fn latest(&self) -> u64 {
+        self.latest
+    }
+
+    fn write_slot(&self, at: usize, sequence: u64, grant: &Grant) {
+        let word = |offset: usize| self.page.word(at + offset);
+        word(0).store(0, Relaxed);
+        fence(Release);
+        let tpcs = offset_of!(lithos_grant, tpcs);
+        word(tpcs).store(grant.tpcs[0], Relaxed);
+        word(tpcs + 8).store(grant.tpcs[1], Relaxed);
+        self.page
+            .half(at + offset_of!(lithos_grant, flags))
+            .store(grant.flags, Relaxed);
+        word(offset_of!(lithos_grant, atom_ns)).store(grant.atom_ns, Relaxed);
+        word(offset_of!(lithos_grant, outstanding_ns)).store(grant.outstanding_ns, Relaxed);
+        word(0).store(sequence, Release);
+    }
+}

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! A piece of shared memory, seen as aligned atomic words.
+
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+/// A mapping of shared memory that stays valid for `'a`.
+///
+/// It hands out words, never references to structures: another process may write at any time, and
+/// only atomic accesses are sound then.
+#[derive(Clone, Copy, Debug)]
+pub struct Page<'a> {
+    start: NonNull<u64>,
+    bytes: usize,
+    mapping: PhantomData<&'a AtomicU64>,
+}
+
+// SAFETY: a `Page` gives access to atomics only, which any thread may use.
+unsafe impl Send for Page<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Page<'_> {}
+
+impl<'a> Page<'a> {
+    /// Takes in a mapping of `bytes` bytes at `start`.
+    ///
+    /// # Safety
+    ///
+    /// 1. `start` is aligned to 8 bytes and `bytes` bytes from it stay mapped for `'a`, readable, and
+    ///    writable if a writing accessor is going to be made of it.
+    /// 2. This process touches them during `'a` only through atomics, or the GPU does.
+    pub unsafe fn new(start: NonNull<u8>, bytes: usize) -> Self {
+        debug_assert!(start.as_ptr() as usize % 8 == 0);
+        Self {
+            start: start.cast(),
+            bytes,
+            mapping: PhantomData,
+        }
+    }
+
+    /// Returns the size in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Returns the address of the first byte.
+    pub fn address(&self) -> usize {
+        self.start.as_ptr() as usize
+    }
+
+    /// Returns the 64-bit word at a byte offset.
+    ///
+    /// # Panics
+    ///
+    /// If the offset is not a multiple of 8 or the word lies outside.
+    #[inline]
+    pub fn word(&self, offset: usize) -> &'a AtomicU64 {
+        assert!(
+            offset % 8 == 0 && offset < self.bytes && self.bytes - offset >= 8,
+            "word {offset}"
+        );
+        // SAFETY: the word is inside and aligned, by the assertion and `new`'s first condition, and
+        // everybody in this process uses atomics on it, by the second.
+        unsafe { AtomicU64::from_ptr(self.start.as_ptr().byte_add(offset)) }
+    }
+
+    /// Returns the 32-bit word at a byte offset.
+    ///
+    /// # Panics
+    ///
+    /// If the offset is not a multiple of 4 or the word lies outside.
+    #[inline]
+    pub fn half(&self, offset: usize) -> &'a AtomicU32 {
+        assert!(
+            offset % 4 == 0 && offset < self.bytes && self.bytes - offset >= 4,
+            "half {offset}"
+        );
+        // SAFETY: as in `word`.
+        unsafe { AtomicU32::from_ptr(self.start.as_ptr().cast::<u32>().byte_add(offset)) }
+    }
+
+    /// Returns the part of `bytes` bytes from `offset` on, if it lies inside and is aligned to 8.
+    pub fn part(&self, offset: usize, bytes: usize) -> Option<Page<'a>> {
+        let end = offset.checked_add(bytes)?;
+        if offset % 8 != 0 || end > self.bytes {
+            return None;
+        }
+        // SAFETY: `offset` is inside the mapping.
+        let start = unsafe { self.start.byte_add(offset) };
+        Some(Page {
+            start,
+            bytes,
+            mapping: PhantomData,
+        })
+    }
+}

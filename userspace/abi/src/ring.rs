@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! The ring: one record per launch, written by the tenant, read by the scheduler.
+//!
+//! The tenant reserves a sequence *before* it reads the grant, so that a scheduler which publishes a
+//! grant and then reads [`RingReader::reserved`] knows which launches may still follow an older one.
+//! A record carries its sequence, which is 0 while it is being written, so a reader sees a whole
+//! record or none. The reader checks everything: a tenant can write what it likes here.
+
+use std::mem::offset_of;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::fence;
+
+use crate::Page;
+use crate::arena::Stamps;
+use crate::bindings::*;
+
+const HEADER: usize = size_of::<lithos_ring>();
+const RECORD: usize = size_of::<lithos_record>();
+const RECORD_WORDS: usize = RECORD / 8;
+const RESERVED: usize = offset_of!(lithos_ring, reserved);
+const COUNTERS: usize = offset_of!(lithos_ring, counters);
+const _: () = assert!(HEADER == LITHOS_PAGE_BYTES as usize && RECORD == 128);
+const _: () = assert!(offset_of!(lithos_record, sequence) == 0);
+
+/// Returns the size in bytes of a ring of so many records.
+pub fn ring_bytes(records: u32) -> usize {
+    HEADER + RECORD * records as usize
+}
+
+/// Why memory cannot be a ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RingError {
+    /// The number of records is not a power of two.
+    #[error("a ring has a power of two of records, not {0}")]
+    Records(u32),
+    /// The memory is too short.
+    #[error("a ring of {records} records has {} bytes, not {bytes}", ring_bytes(*records))]
+    Short {
+        /// Records asked for.
+        records: u32,
+        /// Bytes found.
+        bytes: usize,
+    },
+}
+
+fn check(page: &Page<'_>, records: u32) -> Result<(), RingError> {
+    if !records.is_power_of_two() {
+        return Err(RingError::Records(records));
+    }
+    if page.bytes() < ring_bytes(records) {
+        return Err(RingError::Short {
+            records,
+            bytes: page.bytes(),
+        });
+    }
+    Ok(())
+}
+
+fn place(sequence: u64, records: u32) -> usize {
+    // PANIC: no overflow; the remainder is below `records`, which is a u32.
+    (sequence & u64::from(records - 1)) as usize
+}
+
+/// The tenant's side of a ring. Threads share it.
+#[derive(Clone, Copy, Debug)]
+pub struct RingWriter<'a> {
+    page: Page<'a>,
+    records: u32,
+}
+
+impl<'a> RingWriter<'a> {
+    /// Takes in zeroed memory and writes the header.
+    pub fn create(page: Page<'a>, records: u32) -> Result<Self, RingError> {
+        check(&page, records)?;
+        page.half(offset_of!(lithos_ring, version))
+            .store(LITHOS_ABI_VERSION, Relaxed);
+        page.half(offset_of!(lithos_ring, records))
+            .store(records, Relaxed);
+        page.word(offset_of!(lithos_ring, magic))
+            .store(LITHOS_RING_MAGIC, Release);
+        Ok(Self { page, records })
+    }
+
+    /// Reserves the sequence of a launch. Read the grant after this, not before.
+    #[inline]
+    pub fn reserve(&self) -> u64 {
+        self.page.word(RESERVED).fetch_add(1, SeqCst) + 1
+    }
+
+    /// Returns the place of a sequence in the ring, which is the index of its stamp, too.
+    #[inline]
+    pub fn place(&self, sequence: u64) -> usize {
+        place(sequence, self.records)
+    }
+
+    /// Returns whether the place of a sequence may be written: what it holds has completed, or was
+    /// never going to say so.
+    #[inline]
+    pub fn is_free(&self, sequence: u64, stamps: Option<&Stamps<'_>>) -> bool {
+        let place = self.place(sequence);
+        let at = HEADER + RECORD * place;
+        let held = self.page.word(at).load(Acquire);
+        if held == 0 {
+            // Never written, or being written by a thread that is a whole ring behind.
+            return sequence <= u64::from(self.records);
+        }
+        let flags = self
+            .page
+            .half(at + offset_of!(lithos_record, flags))
+            .load(Relaxed);
+        match stamps {
+            Some(stamps) if flags & LITHOS_RECORD_STAMPED != 0 => stamps.has_completed(place, held),
+            _ => true,
+        }
+    }
+
+    /// Writes the record of a launch; `record.sequence` says which.
+    #[inline]
+    pub fn write(&self, record: &lithos_record) {
+        let at = HEADER + RECORD * self.place(record.sequence);
+        // SAFETY: a record is plain words without padding (`size_of` is the sum of its fields, which
+        // bindgen's offsets assert), so its bytes are those of as many u64s.
+        let words: &[u64; RECORD_WORDS] = unsafe { &*(&raw const *record).cast() };
+        self.page.word(at).store(0, Relaxed);
+        fence(Release);
+        for (i, word) in words.iter().enumerate().skip(1) {
+            self.page.word(at + 8 * i).store(*word, Relaxed);
+        }
+        self.page.word(at).store(record.sequence, Release);
+    }
+
+    /// Adds one to a counter.
+    #[inline]
+    pub fn count(&self, counter: lithos_counter) {
+        if counter < LITHOS_COUNTERS {
+            self.page
+                .word(COUNTERS + 8 * counter as usize)
+                .fetch_add(1, Relaxed);
+        }
+    }
+}
+
+/// The scheduler's side of a ring.
+#[derive(Clone, Copy, Debug)]
+pub struct RingReader<'a> {
+    page: Page<'a>,
+    records: u32,
+}
+
+impl<'a> RingReader<'a> {
+    /// Takes in memory. `records` is the broker's own number, not what the header claims.
+    pub fn new(page: Page<'a>, records: u32) -> Result<Self, RingError> {
+        check(&page, records)?;
+        Ok(Self { page, records })
+    }
+
+    /// Returns the sequence of the last launch begun.
+    #[inline]
+    pub fn reserved(&self) -> u64 {
+        self.page.word(RESERVED).load(SeqCst)
+    }
+
+    /// Returns how many records there are.
+    pub fn records(&self) -> u32 {
+        self.records
+    }
+
+    /// Returns the place of a sequence, which is the index of its stamp, too.
+    pub fn place(&self, sequence: u64) -> usize {
+        place(sequence, self.records)
+    }
+
+    /// Returns a counter; 0 for one that does not exist.
+    pub fn counter(&self, counter: lithos_counter) -> u64 {
+        if counter < LITHOS_COUNTERS {
+            self.page
+                .word(COUNTERS + 8 * counter as usize)
+                .load(Relaxed)
+        } else {
+            0
+        }
+    }
+
+    /// Reads the record of a launch, if its place holds it, whole.
+    pub fn read(&self, sequence: u64) -> Read {
+        let at = HEADER + RECORD * self.place(sequence);
+        let before = self.page.word(at).load(Acquire);
+        if before != sequence {
+            return if before > sequence {
+                Read::Overwritten
+            } else {
+                Read::Unwritten
+            };
+        }
+        let mut words = [0; RECORD_WORDS];
+        for (i, word) in words.iter_mut().enumerate() {
+            *word = self.page.word(at + 8 * i).load(Relaxed);
+        }
+        fence(Acquire);
+        if self.page.word(at).load(Relaxed) != sequence {
+            return Read::Overwritten;
+        }
+        // SAFETY: any bits are a valid record: it consists of integers only, as in `write`.
+        Read::Record(unsafe { std::mem::transmute::<[u64; RECORD_WORDS], lithos_record>(words) })
+    }
+}
+
+/// What the place of a launch holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a record is copied once, off the launch path"
+)]
+pub enum Read {
+    /// Its record.
+    Record(lithos_record),
+    /// Not yet that record.
+    Unwritten,
+    /// A later one.
+    Overwritten,
+}
