@@ -1,1 +1,45 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Every scheduling decision of LithOS, as a function of state, time and event.
+//!
+//! [`Scheduler::step`] takes in one [`Event`] and appends the [`Command`]s that follow from it. It
+//! has no clock, no thread and does no I/O; the same events at the same times give the same
+//! commands, so that daemon, simulator and tests share one policy. It cannot fail: it refuses, and a
+//! refusal is a command.
+//!
+//! What it decides now is *who gets which TPCs of which GPU*, in four steps, one file each:
+//!
+//! 1. admission (`scheduler`): the guarantees on a GPU never exceed its TPCs;
+//! 2. `share`: how many TPCs each partition should have (a count);
+//! 3. `place`: which TPCs these are (the plan: disjoint sets that respect GPCs);
+//! 4. `handover`: how ownership gets there safely. A TPC passes from one partition to another only
+//!    when the last launch submitted with it has completed, and no channel ever has an empty mask.
+//!
+//! All quantities are whole TPCs; times are nanoseconds on a clock of the caller's choice that
+//! does not go back.
+
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+mod command;
+mod event;
+mod gpu;
+mod handover;
+mod id;
+mod partition;
+mod place;
+mod refusal;
+mod scheduler;
+mod share;
+mod topology;
+mod tpc;
+mod view;
+
+pub use command::{Command, Grant, Request};
+pub use event::Event;
+pub use id::{ChannelId, GpuId, Nanos, Revision, TenantId};
+pub use partition::{Class, NameError, Oversize, PartitionName, PartitionSpec};
+pub use refusal::Refusal;
+pub use scheduler::{MAX_PARTITIONS, Scheduler, Settings};
+pub use topology::{Topology, TopologyError, Tpc, tpcs_for_cluster};
+pub use tpc::TpcSet;
+pub use view::{ChannelView, GpuView, PartitionView, ShareView, TpcState, TpcView};
