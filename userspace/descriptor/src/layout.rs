@@ -167,6 +167,23 @@ impl Layout {
         panic!("no field of this name in this layout")
     }
 
+    /// Every bit that belongs to some field, in the first `N` words.
+    pub const fn covered<const N: usize>(&self) -> [u32; N] {
+        let mut covered = [0; N];
+        let mut index = 0;
+        while index < self.fields.len() {
+            let [by_i, by_j] = self.fields[index].repeats();
+            let mut element = 0;
+            while element < by_i.count * by_j.count {
+                let field = self.fields[index].at2(element / by_j.count, element % by_j.count);
+                field.set(&mut covered, field.max());
+                element += 1;
+            }
+            index += 1;
+        }
+        covered
+    }
+
     /// The number of 32-bit words of a descriptor.
     pub const fn words(&self) -> usize {
         self.size_bytes / 4

@@ -11,7 +11,11 @@
 pub mod field;
 pub mod hopper;
 pub mod layout;
+pub mod mask;
 mod tables;
+pub mod template;
 
 pub use field::Field;
 pub use layout::{Layout, Version};
+pub use mask::TpcMask;
+pub use template::Template;
