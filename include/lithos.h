@@ -97,12 +97,12 @@ struct lithos_region {
 /*
  * The grant page. The tenant maps it read-only.
  *
- * Reading: load `latest` (acquire) = n; copy slots[n & 1]; fence (acquire); the copy is good if its
- * sequence was n before and after. Try at most LITHOS_GRANT_TRIES times, then keep the last good
+ * Reading: load `latest` (sequentially consistent, see the ring) = n; copy slots[n & 1]; fence
+ * (acquire); the copy is good if its sequence was n before and after. Try at most LITHOS_GRANT_TRIES times, then keep the last good
  * copy: the reader runs under driver locks and may never wait for a writer.
  * Writing grant n + 1 (one writer): slots[(n + 1) & 1].sequence = 0; fence (release); the fields;
  * sequence = n + 1 (release); latest = n + 1 (release).
- * `broker` (acquire) selects the fail-static slot instead, which is only rewritten like a slot.
+ * `broker` (sequentially consistent) selects the fail-static slot instead, which is only rewritten like a slot.
  */
 struct lithos_grant_page {
 	__u64 magic;
@@ -168,8 +168,9 @@ enum lithos_counter {
  *
  * A record's place is written again only when the launch that it holds has completed (its stamp says
  * so) or was never stamped; a launch that finds its place in use is counted as an overrun and not
- * recorded, and its completion is never known. The hardware queues fewer launches than there are
- * places, so that does not happen to an honest tenant.
+ * recorded, and its completion is never known. To take the place, a launch exchanges the sequence in
+ * it for 0, so that of two launches that are a whole ring apart only one gets it. The hardware queues
+ * fewer launches than there are places, so an overrun does not happen to an honest tenant.
  */
 struct lithos_ring {
 	__u64 magic;

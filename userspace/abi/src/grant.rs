@@ -77,7 +77,7 @@ const HEARTBEAT: usize = offset_of!(lithos_grant_page, heartbeat_ns);
 const _: () = assert!(size_of::<lithos_grant_page>() == PAGE);
 
 fn slot(sequence: u64) -> usize {
-    if sequence % 2 == 0 {
+    if sequence.is_multiple_of(2) {
         SLOTS
     } else {
         SLOTS + SLOT_BYTES
@@ -112,9 +112,13 @@ impl<'a> GrantReader<'a> {
     }
 
     /// Reads what holds now. `None` if there is no grant yet, or if a writer was in the way each time.
+    ///
+    /// The first load of each is sequentially consistent, because the ring's promise (a launch that
+    /// reserved its sequence after the scheduler looked follows the new grant) needs the
+    /// reservation and these loads in one order. On x86 that costs nothing.
     #[inline]
     pub fn read(&self) -> Option<Grant> {
-        let state = self.page.word(BROKER).load(Acquire) & u64::from(LITHOS_BROKER_STATE_MASK);
+        let state = self.page.word(BROKER).load(SeqCst) & u64::from(LITHOS_BROKER_STATE_MASK);
         if state == u64::from(LITHOS_BROKER_FAIL_STATIC) {
             for _ in 0..LITHOS_GRANT_TRIES {
                 let before = self.page.word(FAIL_STATIC).load(Acquire);
@@ -125,7 +129,7 @@ impl<'a> GrantReader<'a> {
             return None;
         }
         for _ in 0..LITHOS_GRANT_TRIES {
-            let latest = self.page.word(LATEST).load(Acquire);
+            let latest = self.page.word(LATEST).load(SeqCst);
             if let Some(grant) = self.read_slot(slot(latest), latest) {
                 return Some(grant);
             }

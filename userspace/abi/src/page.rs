@@ -30,7 +30,7 @@ impl<'a> Page<'a> {
     ///    writable if a writing accessor is going to be made of it.
     /// 2. This process touches them during `'a` only through atomics, or the GPU does.
     pub unsafe fn new(start: NonNull<u8>, bytes: usize) -> Self {
-        debug_assert!(start.as_ptr() as usize % 8 == 0);
+        debug_assert!((start.as_ptr() as usize).is_multiple_of(8));
         Self {
             start: start.cast(),
             bytes,
@@ -56,7 +56,7 @@ impl<'a> Page<'a> {
     #[inline]
     pub fn word(&self, offset: usize) -> &'a AtomicU64 {
         assert!(
-            offset % 8 == 0 && offset < self.bytes && self.bytes - offset >= 8,
+            offset.is_multiple_of(8) && offset < self.bytes && self.bytes - offset >= 8,
             "word {offset}"
         );
         // SAFETY: the word is inside and aligned, by the assertion and `new`'s first condition, and
@@ -72,7 +72,7 @@ impl<'a> Page<'a> {
     #[inline]
     pub fn half(&self, offset: usize) -> &'a AtomicU32 {
         assert!(
-            offset % 4 == 0 && offset < self.bytes && self.bytes - offset >= 4,
+            offset.is_multiple_of(4) && offset < self.bytes && self.bytes - offset >= 4,
             "half {offset}"
         );
         // SAFETY: as in `word`.
@@ -82,7 +82,7 @@ impl<'a> Page<'a> {
     /// Returns the part of `bytes` bytes from `offset` on, if it lies inside and is aligned to 8.
     pub fn part(&self, offset: usize, bytes: usize) -> Option<Page<'a>> {
         let end = offset.checked_add(bytes)?;
-        if offset % 8 != 0 || end > self.bytes {
+        if !offset.is_multiple_of(8) || end > self.bytes {
             return None;
         }
         // SAFETY: `offset` is inside the mapping.

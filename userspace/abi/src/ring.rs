@@ -57,8 +57,13 @@ fn check(page: &Page<'_>, records: u32) -> Result<(), RingError> {
 }
 
 fn place(sequence: u64, records: u32) -> usize {
-    // PANIC: no overflow; the remainder is below `records`, which is a u32.
-    (sequence & u64::from(records - 1)) as usize
+    debug_assert!(records.is_power_of_two());
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the remainder is below `records`, which is a u32"
+    )]
+    let place = (sequence & u64::from(records - 1)) as usize;
+    place
 }
 
 /// The tenant's side of a ring. Threads share it.
@@ -93,35 +98,47 @@ impl<'a> RingWriter<'a> {
         place(sequence, self.records)
     }
 
-    /// Returns whether the place of a sequence may be written: what it holds has completed, or was
-    /// never going to say so.
+    /// Takes the place of a sequence, if what it holds has completed, or was never going to say so.
+    /// Whoever gets it must [`write`](Self::write) there: until then nobody else can have it.
+    ///
+    /// Two launches that are a whole ring apart may be here at once, where the earlier one's thread
+    /// was delayed between its [`reserve`](Self::reserve) and now; only one of them gets the place.
     #[inline]
-    pub fn is_free(&self, sequence: u64, stamps: Option<&Stamps<'_>>) -> bool {
+    pub fn claim(&self, sequence: u64, stamps: Option<&Stamps<'_>>) -> bool {
         let place = self.place(sequence);
         let at = HEADER + RECORD * place;
         let held = self.page.word(at).load(Acquire);
         if held == 0 {
-            // Never written, or being written by a thread that is a whole ring behind.
+            // Never written; or being written by a thread that is a whole ring away.
             return sequence <= u64::from(self.records);
+        }
+        if held >= sequence {
+            return false;
         }
         let flags = self
             .page
             .half(at + offset_of!(lithos_record, flags))
             .load(Relaxed);
-        match stamps {
+        let done = match stamps {
             Some(stamps) if flags & LITHOS_RECORD_STAMPED != 0 => stamps.has_completed(place, held),
             _ => true,
-        }
+        };
+        done && self
+            .page
+            .word(at)
+            .compare_exchange(held, 0, Acquire, Relaxed)
+            .is_ok()
     }
 
-    /// Writes the record of a launch; `record.sequence` says which.
+    /// Writes the record of a launch that has [`claim`](Self::claim)ed its place; `record.sequence`
+    /// says which.
     #[inline]
     pub fn write(&self, record: &lithos_record) {
         let at = HEADER + RECORD * self.place(record.sequence);
         // SAFETY: a record is plain words without padding (`size_of` is the sum of its fields, which
         // bindgen's offsets assert), so its bytes are those of as many u64s.
         let words: &[u64; RECORD_WORDS] = unsafe { &*(&raw const *record).cast() };
-        self.page.word(at).store(0, Relaxed);
+        // The place holds 0 since the claim; a reader that sees a word of this record sees that, too.
         fence(Release);
         for (i, word) in words.iter().enumerate().skip(1) {
             self.page.word(at + 8 * i).store(*word, Relaxed);
@@ -207,10 +224,6 @@ impl<'a> RingReader<'a> {
 
 /// What the place of a launch holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a record is copied once, off the launch path"
-)]
 pub enum Read {
     /// Its record.
     Record(lithos_record),

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! The grant page, read while it is written.
+
+mod memory;
+
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::thread;
+
+use lithos_abi::arena::{Counts, layout};
+use lithos_abi::bindings::*;
+use lithos_abi::grant::{Grant, GrantPageError, GrantReader, GrantWriter, Terms};
+use memory::Memory;
+
+const PAGE: usize = LITHOS_PAGE_BYTES as usize;
+
+fn terms() -> Terms {
+    let (regions, arena_bytes) = layout(Counts {
+        stamps: 64,
+        gates: 4,
+        atoms: 8,
+        cluster_atoms: 8,
+        tails: 4,
+    });
+    Terms {
+        channel: 0x1_0000_0007,
+        gpu_index: 3,
+        oversize: LITHOS_OVERSIZE_REFUSE,
+        ring_bytes: 12288,
+        arena_bytes,
+        records: 64,
+        tpc_sms: 2,
+        regions,
+        present: [0x00ff_ffff_ffff_fe0f, 0x11],
+        gpc: std::array::from_fn(|i| u8::try_from(i / 9).expect("128 TPCs at most")),
+    }
+}
+
+/// A grant all of whose fields follow from one number, so that a torn copy shows.
+fn grant(n: u64) -> Grant {
+    Grant {
+        sequence: n,
+        tpcs: [n, !n],
+        flags: u32::try_from(n & 0xffff).expect("16 bits"),
+        atom_ns: n.wrapping_mul(3),
+        outstanding_ns: n.wrapping_mul(5),
+    }
+}
+
+#[test]
+fn a_reader_finds_what_was_written() {
+    let memory = Memory::new(PAGE);
+    let mut writer = GrantWriter::create(memory.page(), &terms());
+    let reader = GrantReader::new(memory.page()).expect("a grant page");
+    assert_eq!(reader.terms(), terms());
+    assert_eq!(reader.read(), None, "nothing is granted yet");
+    assert_eq!(writer.latest(), 0);
+    for n in 1..=5 {
+        assert_eq!(writer.publish(&grant(n)), n);
+        assert_eq!(reader.read(), Some(grant(n)));
+        assert_eq!(writer.latest(), n);
+    }
+}
+
+#[test]
+fn the_brokers_word_selects_the_fail_static_grant() {
+    let memory = Memory::new(PAGE);
+    let mut writer = GrantWriter::create(memory.page(), &terms());
+    let reader = GrantReader::new(memory.page()).expect("a grant page");
+    writer.publish_fail_static(&grant(1));
+    writer.publish(&grant(1));
+    writer.publish(&grant(2));
+    assert_eq!(reader.read(), Some(grant(2)));
+    writer.set_broker(LITHOS_BROKER_FAIL_STATIC, 7);
+    assert_eq!(reader.read(), Some(grant(1)));
+    writer.set_broker(LITHOS_BROKER_SCHEDULED, 8);
+    assert_eq!(reader.read(), Some(grant(2)));
+    assert!(!reader.is_retired());
+    writer.set_broker(LITHOS_BROKER_RETIRED, 8);
+    assert!(reader.is_retired());
+    assert_eq!(reader.read(), Some(grant(2)), "the last grant still bounds");
+}
+
+#[test]
+fn fail_static_without_such_a_grant_grants_nothing() {
+    let memory = Memory::new(PAGE);
+    let mut writer = GrantWriter::create(memory.page(), &terms());
+    writer.publish(&grant(1));
+    writer.set_broker(LITHOS_BROKER_FAIL_STATIC, 1);
+    let reader = GrantReader::new(memory.page()).expect("a grant page");
+    assert_eq!(reader.read(), None);
+}
+
+#[test]
+fn a_page_of_another_kind_version_or_size_is_refused() {
+    let memory = Memory::new(PAGE);
+    assert_eq!(
+        GrantReader::new(memory.page()).err(),
+        Some(GrantPageError::Magic(0))
+    );
+    GrantWriter::create(memory.page(), &terms());
+    let short = memory.page().part(0, PAGE - 8).expect("a part");
+    assert_eq!(
+        GrantReader::new(short).err(),
+        Some(GrantPageError::Short(PAGE - 8))
+    );
+    let version = std::mem::offset_of!(lithos_grant_page, version);
+    memory.page().half(version).store(2, Relaxed);
+    assert_eq!(
+        GrantReader::new(memory.page()).err(),
+        Some(GrantPageError::Version(2))
+    );
+}
+
+#[test]
+fn a_slot_that_a_writer_left_half_written_is_not_read() {
+    let memory = Memory::new(PAGE);
+    let mut writer = GrantWriter::create(memory.page(), &terms());
+    writer.publish(&grant(1));
+    // A writer died within the slot of grant 1; `latest` still names it.
+    let slot = std::mem::offset_of!(lithos_grant_page, slots) + size_of::<lithos_grant>();
+    memory.page().word(slot).store(0, Relaxed);
+    let reader = GrantReader::new(memory.page()).expect("a grant page");
+    assert_eq!(reader.read(), None);
+}
+
+#[test]
+fn no_reader_sees_parts_of_two_grants_and_none_goes_back() {
+    const GRANTS: u64 = 200_000;
+    let memory = Memory::new(PAGE);
+    let mut writer = GrantWriter::create(memory.page(), &terms());
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let readers: Vec<_> = (0..3)
+            .map(|_| {
+                scope.spawn(|| {
+                    let reader = GrantReader::new(memory.page()).expect("a grant page");
+                    let mut last = 0;
+                    loop {
+                        let ends = done.load(SeqCst);
+                        if let Some(found) = reader.read() {
+                            assert_eq!(found, grant(found.sequence));
+                            assert!(found.sequence >= last, "{last}, then {}", found.sequence);
+                            last = found.sequence;
+                        }
+                        if ends {
+                            break last;
+                        }
+                    }
+                })
+            })
+            .collect();
+        for n in 1..=GRANTS {
+            writer.publish(&grant(n));
+        }
+        done.store(true, SeqCst);
+        for reader in readers {
+            assert_eq!(reader.join().expect("no reader panics"), GRANTS);
+        }
+    });
+}
+
+/// The promise of `struct lithos_ring`, as the store-buffering race that it is: a launch that the
+/// scheduler does not yet see in `reserved` after publishing a grant follows that grant.
+#[test]
+fn a_launch_reserved_after_the_scheduler_looked_follows_the_new_grant() {
+    use lithos_abi::ring::{RingReader, RingWriter, ring_bytes};
+    use std::sync::Barrier;
+
+    const ROUNDS: u64 = 3_000;
+    let page = Memory::new(PAGE);
+    let ring = Memory::new(ring_bytes(64));
+    let mut writer = GrantWriter::create(page.page(), &terms());
+    let launches = RingWriter::create(ring.page(), 64).expect("a ring");
+    let barrier = Barrier::new(2);
+    writer.publish(&grant(1));
+    thread::scope(|scope| {
+        let tenant = scope.spawn(|| {
+            let reader = GrantReader::new(page.page()).expect("a grant page");
+            (0..ROUNDS)
+                .map(|_| {
+                    barrier.wait();
+                    let sequence = launches.reserve();
+                    let followed = reader.read().expect("a grant").sequence;
+                    barrier.wait();
+                    (sequence, followed)
+                })
+                .collect::<Vec<_>>()
+        });
+        let reader = RingReader::new(ring.page(), 64).expect("a ring");
+        let seen: Vec<_> = (0..ROUNDS)
+            .map(|round| {
+                barrier.wait();
+                let published = writer.publish(&grant(round + 2));
+                let reserved = reader.reserved();
+                barrier.wait();
+                (published, reserved)
+            })
+            .collect();
+        let launched = tenant.join().expect("the tenant does not panic");
+        for ((published, reserved), (sequence, followed)) in seen.into_iter().zip(launched) {
+            assert!(
+                sequence <= reserved || followed == published,
+                "launch {sequence} after {reserved} followed {followed}, not {published}"
+            );
+        }
+    });
+}
