@@ -89,6 +89,7 @@ impl Field {
     }
 
     /// The lowest bit (of element 0).
+    #[inline]
     pub const fn lo(&self) -> u32 {
         self.lo as u32
     }
@@ -99,6 +100,7 @@ impl Field {
     }
 
     /// The number of bits of one element.
+    #[inline]
     pub const fn width(&self) -> u32 {
         self.width as u32
     }
@@ -124,6 +126,7 @@ impl Field {
     ///
     /// If there is no such element.
     #[must_use]
+    #[inline]
     pub const fn at(self, i: u16) -> Field {
         self.at2(i, 0)
     }
@@ -134,6 +137,7 @@ impl Field {
     ///
     /// If there is no such element.
     #[must_use]
+    #[inline]
     pub const fn at2(self, i: u16, j: u16) -> Field {
         let [by_i, by_j] = self.repeats;
         assert!(i < by_i.count && j < by_j.count, "no such element");
@@ -219,6 +223,7 @@ impl Field {
     }
 
     /// The part of the field that begins `done` bits after its lowest and ends with its word.
+    #[inline]
     pub(crate) const fn part(&self, done: u32) -> Part {
         let bit = self.lo() + done;
         let shift = bit % 32;

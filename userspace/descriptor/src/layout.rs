@@ -80,7 +80,10 @@ pub static LAYOUTS: [&Layout; 13] = [
 
 /// Declares layouts: `NAME = (major, minor), header, bytes, status, table;`.
 macro_rules! layouts {
-    ($($name:ident = ($major:literal, $minor:literal), $header:literal, $bytes:literal, $status:ident, $table:ident;)*) => {
+    ($(
+        $name:ident = ($major:literal, $minor:literal),
+        $header:literal, $bytes:literal, $status:ident, $table:ident;
+    )*) => {
         $(
             #[doc = concat!("The layout in `", $header, "`, version ", $major, ".", $minor, ".")]
             pub const $name: Layout = Layout {
@@ -165,6 +168,18 @@ impl Layout {
             index += 1;
         }
         panic!("no field of this name in this layout")
+    }
+
+    /// Every field, element for element, that is not zero in a descriptor: for people to read.
+    /// What `words` does not hold is left out.
+    pub fn values<'a>(&self, words: &'a [u32]) -> impl Iterator<Item = (Field, u64)> + use<'a> {
+        let bits = words.len() * 32;
+        self.fields
+            .iter()
+            .flat_map(|field| field.elements())
+            .filter(move |field| (field.hi() as usize) < bits)
+            .map(|field| (field, field.get(words)))
+            .filter(|&(_, value)| value != 0)
     }
 
     /// Every bit that belongs to some field, in the first `N` words.

@@ -6,6 +6,9 @@
 //! and the bits to set. Applying it is one load, one `and`, one `or` and one store a word, without
 //! a branch. What is known only at run time (an address, a mask) is OR-ed in by position: the
 //! template clears those bits, see [`Template::apply_with`].
+//!
+//! Applying is always inlined: only where the template is known do the loop and the checks of
+//! bounds disappear, and with them every way to panic.
 
 use crate::field::{Field, Part};
 
@@ -100,6 +103,7 @@ impl<const N: usize> Template<N> {
     }
 
     /// The edits, one a word.
+    #[inline(always)]
     pub const fn edits(&self) -> &[WordEdit] {
         self.edits.split_at(self.len).0
     }
@@ -109,7 +113,7 @@ impl<const N: usize> Template<N> {
     /// # Panics
     ///
     /// If `words` ends before one of them.
-    #[inline]
+    #[inline(always)]
     pub fn apply(&self, words: &mut [u32]) {
         for edit in self.edits() {
             words[edit.word] = words[edit.word] & edit.keep | edit.value;
@@ -122,7 +126,7 @@ impl<const N: usize> Template<N> {
     /// # Panics
     ///
     /// If `words` ends before one of the edits.
-    #[inline]
+    #[inline(always)]
     pub fn apply_with(&self, words: &mut [u32], extra: [u32; N]) {
         for (edit, extra) in self.edits().iter().zip(extra) {
             debug_assert!(extra & edit.keep == 0, "extra bits outside the template");

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use lithos_descriptor::hopper::{
     Action, Descriptor, Kind, ReleaseSize, Restricted, StampSlot, WORDS, Words, fields,
 };
+use lithos_descriptor::layout::V04_00;
 use lithos_descriptor::{Layout, TpcMask, Version};
 
 /// The launches by name.
@@ -51,6 +52,17 @@ fn every_recorded_launch_is_of_the_verified_version_without_unknown_bits() {
             Ok(launch),
             "{name}"
         );
+    }
+}
+
+#[test]
+fn the_values_that_are_not_zero_are_the_whole_descriptor() {
+    for (name, launch) in launches() {
+        let mut words = [0; WORDS];
+        for (field, value) in V04_00.values(launch.words()) {
+            field.set(&mut words, value);
+        }
+        assert_eq!(&words, launch.words(), "{name}");
     }
 }
 
@@ -155,10 +167,12 @@ fn a_graph_is_a_head_that_schedules_nodes_the_last_of_which_releases() {
         launch("graph last node"),
     );
     for launch in [head, node, last] {
-        assert!(launch.is_graph_node());
         assert_eq!(launch.arrival_latch(), None);
     }
-    assert_eq!((head.grid(), head.block_count()), ([0; 3], 0));
+    assert!(node.is_graph_node() && last.is_graph_node());
+    // The head carries no mark: it is a grid of no blocks.
+    assert!(!head.is_graph_node());
+    assert_eq!((head.kind(), head.block_count()), (Kind::Grid, 0));
     assert_eq!(head.dependent(0).unwrap().action, Action::Schedule);
     assert_eq!(node.dependent(0).unwrap().action, Action::Schedule);
     assert_eq!(node.release(0), None);

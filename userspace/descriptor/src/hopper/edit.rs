@@ -74,17 +74,22 @@ impl<W: BorrowMut<Words>> Descriptor<W> {
     /// descriptor completes. It promises nothing about the launch's own writes.
     #[inline]
     pub fn stamp(&mut self, slot: StampSlot, address: u64, payload: u32) -> Result<(), StampError> {
-        let (index, template) = match slot {
-            StampSlot::One => (1, &STAMP_1),
-            StampSlot::Two => (2, &STAMP_2),
-        };
-        if self.is_set(RELEASE_ENABLE.at(index)) {
+        match slot {
+            StampSlot::One => self.stamp_at::<1>(address, payload),
+            StampSlot::Two => self.stamp_at::<2>(address, payload),
+        }
+    }
+
+    /// Stamps by way of one slot; everything that depends on the slot is worked out when compiling.
+    #[inline]
+    fn stamp_at<const SLOT: u16>(&mut self, address: u64, payload: u32) -> Result<(), StampError> {
+        if self.is_set(const { RELEASE_ENABLE.at(SLOT) }) {
             return Err(StampError::InUse);
         }
         if !address.is_multiple_of(16) || address > RELEASE_SEMAPHORE_ADDR.max() {
             return Err(StampError::Address(address));
         }
-        template.apply_with(
+        const { stamp_template(SLOT) }.apply_with(
             self.words_mut(),
             [0, low(address), low(address >> 32), payload, 0],
         );
@@ -104,9 +109,6 @@ const RESTRICT: Template<5> = {
     assert!(template.edits()[1].word == FIRST_MASK_WORD);
     template
 };
-
-const STAMP_1: Template<5> = stamp_template(1);
-const STAMP_2: Template<5> = stamp_template(2);
 
 /// A four-word release and nothing else, its address and payload to be OR-ed in. What the header
 /// calls `RESERVED_INFO` stays as the driver left it.

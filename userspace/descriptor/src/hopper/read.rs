@@ -25,7 +25,7 @@ pub enum Kind {
     Clusters,
     /// A grid of groups whose blocks are all resident at once: a cooperative launch is one group.
     Cooperative,
-    /// A grid of groups of clusters that are all resident at once.
+    /// A grid of groups of clusters that are all resident at once; by the header, not seen.
     CooperativeClusters,
     /// A value without a name.
     Unknown(u8),
@@ -186,7 +186,8 @@ impl<W: Borrow<Words>> Descriptor<W> {
         }
     }
 
-    /// Whether this is the head or a node of a CUDA graph, which is uploaded once and runs often.
+    /// Whether this is a node of a CUDA graph, which is uploaded once and runs often. A graph's
+    /// head is not marked: it is a grid of no blocks whose dependent 0 schedules the first node.
     pub fn is_graph_node(&self) -> bool {
         self.is_set(SELF_COPY_ON_COMPLETION)
     }
