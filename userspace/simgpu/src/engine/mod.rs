@@ -1,0 +1,592 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! The engine: one thread that owns every simulated GPU, every client's streams, and the clock.
+//!
+//! The idea: two kinds of things happen, in the order of time. Requests arrive from clients and take
+//! effect at once; the GPUs' agendas ([`gpu`]) hold what is to happen at a modelled time, and it
+//! happens when the wall clock gets there. If the interpreter is too slow, modelled time lags behind
+//! the clock; the lag is recorded, never hidden, and nothing is skipped.
+//!
+//! What a stream's head does when it begins is in `begin`; what follows from the completion of a
+//! descriptor (releases, latch, the next operation of the stream) in `complete_grid`; what a fault
+//! does to its author and, as under MPS, to all others on that GPU in `fail`.
+//!
+//! Copies, fills and host functions take no modelled time.
+
+mod client;
+mod gpu;
+mod grid;
+mod requests;
+mod space;
+mod usage;
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use nix::unistd::Pid;
+
+use crate::board::Board;
+use crate::config::Config;
+use crate::descriptor::{Descriptor, DescriptorError};
+use crate::page::StatusPage;
+use crate::ptx::{self, Fault, Memory};
+use crate::shared::SharedMemory;
+use crate::wire::{GpuReport, Op, Place, ProcessReport, Reply, Request};
+use client::{Client, Running};
+use gpu::{Failure, Gpu, GridId, Step};
+use grid::{Grid, GridError, Shape};
+
+/// What a context fails with; numbers of CUDA.
+mod error_code {
+    /// A kernel used an address that is not mapped.
+    pub(super) const ILLEGAL_ADDRESS: u32 = 700;
+    /// A kernel's barrier or cluster was not possible.
+    pub(super) const ILLEGAL_INSTRUCTION: u32 = 715;
+    /// A kernel used an address that is no multiple of the access.
+    pub(super) const MISALIGNED_ADDRESS: u32 = 716;
+    /// A descriptor names code that is not there.
+    pub(super) const INVALID_PC: u32 = 718;
+    /// Anything else; also what every other client of the GPU gets.
+    pub(super) const LAUNCH_FAILED: u32 = 719;
+}
+
+/// The most that is copied between two looks at the agenda of what a copy needs.
+const COPY_CHUNK_BYTES: u64 = 1 << 20;
+
+/// Where replies to a client go.
+pub trait Answer: Send + std::fmt::Debug {
+    /// Sends a reply, or gives the client up.
+    fn reply(&self, reply: &Reply);
+}
+
+/// Something that happened to a client.
+#[derive(Debug)]
+pub enum Inbound {
+    /// It has said hello.
+    Joined {
+        /// Its number.
+        client: u64,
+        /// Its process.
+        pid: Pid,
+        /// See [`Request::Hello`].
+        priority: u8,
+        /// Its status page.
+        page: Option<StatusPage>,
+        /// Where its replies go.
+        answer: Box<dyn Answer>,
+    },
+    /// It wants something.
+    Asked {
+        /// Its number.
+        client: u64,
+        /// What it wants.
+        request: Request,
+        /// The memory that came along with `MapShared`.
+        memory: Option<SharedMemory>,
+        /// The text of `LoadModule`, parsed.
+        module: Option<Result<ptx::Module, ptx::ParseError>>,
+    },
+    /// It has gone.
+    Left {
+        /// Its number.
+        client: u64,
+    },
+    /// The server is to end.
+    Stop,
+}
+
+/// What the simulation came to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Summary {
+    /// The state of every GPU at the end.
+    pub gpus: Vec<GpuReport>,
+}
+
+impl Summary {
+    /// Whether modelled time kept up with the clock.
+    pub fn kept_up(&self) -> bool {
+        !self.gpus.iter().any(|gpu| gpu.fell_behind)
+    }
+}
+
+/// The wall clock, made monotonic: nanoseconds since 1970.
+#[derive(Clone, Copy, Debug)]
+struct Clock {
+    start: Instant,
+    start_ns: u64,
+}
+
+impl Clock {
+    fn new() -> Self {
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+        Self {
+            start: Instant::now(),
+            start_ns: since_1970.map_or(0, nanoseconds),
+        }
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.start_ns + nanoseconds(self.start.elapsed())
+    }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Owns the simulated GPUs. Runs on one thread, which makes it.
+#[derive(Debug)]
+pub struct Engine {
+    config: Config,
+    clock: Clock,
+    gpus: Vec<Gpu>,
+    /// For each GPU the furthest that it has lagged behind.
+    behind_ns: Vec<u64>,
+    clients: BTreeMap<u64, Client>,
+}
+
+impl Engine {
+    /// Makes the GPUs.
+    pub fn new(config: Config) -> Self {
+        let board = Board::new(&config.layout);
+        let gpus: Vec<Gpu> = (0..config.gpus)
+            .map(|_| Gpu::new(board.clone(), config.clock_khz))
+            .collect();
+        Self {
+            clock: Clock::new(),
+            behind_ns: vec![0; gpus.len()],
+            gpus,
+            clients: BTreeMap::new(),
+            config,
+        }
+    }
+
+    /// Runs until it is told to stop or nobody is left who could.
+    pub fn run(mut self, inbox: &Receiver<Inbound>) -> Summary {
+        loop {
+            let wait = match self.next() {
+                Some((at_ns, gpu)) => {
+                    let now_ns = self.clock.now_ns();
+                    if at_ns <= now_ns {
+                        self.behind_ns[gpu] = self.behind_ns[gpu].max(now_ns - at_ns);
+                        self.step(gpu);
+                        Duration::ZERO
+                    } else {
+                        Duration::from_nanos(at_ns - now_ns)
+                    }
+                }
+                None => Duration::MAX,
+            };
+            let received = match wait {
+                Duration::ZERO => inbox.try_recv().map_err(|error| match error {
+                    std::sync::mpsc::TryRecvError::Empty => RecvTimeoutError::Timeout,
+                    std::sync::mpsc::TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
+                }),
+                Duration::MAX => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                wait => inbox.recv_timeout(wait),
+            };
+            match received {
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(Inbound::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+                Ok(message) => self.handle(message),
+            }
+        }
+        Summary {
+            gpus: self.report(),
+        }
+    }
+
+    /// The earliest moment on any GPU's agenda.
+    fn next(&mut self) -> Option<(u64, usize)> {
+        self.gpus
+            .iter_mut()
+            .enumerate()
+            .filter_map(|(index, gpu)| Some((gpu.next_ns()?, index)))
+            .min()
+    }
+
+    fn handle(&mut self, message: Inbound) {
+        match message {
+            Inbound::Joined {
+                client,
+                pid,
+                priority,
+                page,
+                answer,
+            } => {
+                let infos = (0..self.config.gpus).map(|i| self.config.gpu_info(i));
+                answer.reply(&Reply::Gpus(infos.collect()));
+                let joined = Client::new(pid, priority, page, answer);
+                self.clients.insert(client, joined);
+            }
+            Inbound::Asked {
+                client,
+                request,
+                memory,
+                module,
+            } => self.serve(client, request, memory, module),
+            Inbound::Left { client } => {
+                self.drop_work(|grid| grid.client == client);
+                self.clients.remove(&client);
+                self.dispatch_all();
+            }
+            Inbound::Stop => {}
+        }
+    }
+
+    /// Takes grids off all GPUs.
+    fn drop_work(&mut self, theirs: impl Fn(&Grid) -> bool) {
+        let now_ns = self.clock.now_ns();
+        for gpu in &mut self.gpus {
+            gpu.remove_where(&theirs, now_ns);
+        }
+    }
+
+    /// Starts what has room after grids were taken off.
+    fn dispatch_all(&mut self) {
+        let now_ns = self.clock.now_ns();
+        for index in 0..self.gpus.len() {
+            let failure = self.gpus[index].dispatch(now_ns);
+            self.after_dispatch(index, failure);
+        }
+    }
+
+    fn after_dispatch(&mut self, gpu: usize, failure: Option<(GridId, Failure)>) {
+        if let Some((id, failure)) = failure {
+            self.fail_grid(gpu, id, &failure);
+        }
+    }
+
+    fn step(&mut self, gpu: usize) {
+        match self.gpus[gpu].step() {
+            Step::Quiet => {}
+            Step::Complete(id) => self.complete_grid(gpu, id),
+            Step::Failed(id, failure) => self.fail_grid(gpu, id, &failure),
+        }
+    }
+
+    /// Begins everything that may begin in a client's streams.
+    fn pump(&mut self, client: u64) {
+        loop {
+            let ready = self.clients.get(&client).map(Client::ready);
+            let Some(ready) = ready.filter(|ready| !ready.is_empty()) else {
+                return;
+            };
+            for (stream, from_ns) in ready {
+                self.begin(client, stream, from_ns);
+            }
+        }
+    }
+
+    /// Begins the head of a stream; what takes no time is complete when this returns.
+    fn begin(&mut self, client_id: u64, stream_id: u32, from_ns: u64) {
+        // An earlier stream of the same round may have failed the context.
+        let Some(client) = self.clients.get_mut(&client_id) else {
+            return;
+        };
+        let Some(stream) = client.streams.get_mut(&stream_id) else {
+            return;
+        };
+        let context = stream.context;
+        let Some(head) = stream.queue.front_mut() else {
+            return;
+        };
+        // The operation is used up here; what remains in the queue only holds the place.
+        let op = std::mem::replace(&mut head.op, Op::HostFunction);
+        let Some(space) = client.contexts.get(&context).map(|c| c.space.clone()) else {
+            return;
+        };
+        let result = match op {
+            Op::Launch { descriptor, latch } => {
+                stream.running = Some(Running::Latch(latch));
+                return self.launch(client_id, stream_id, from_ns, &descriptor, true);
+            }
+            Op::LaunchAt { address } => {
+                let mut descriptor = vec![0; crate::wire::DESCRIPTOR_BYTES];
+                match space.load(address, &mut descriptor) {
+                    Ok(()) => {
+                        return self.launch(client_id, stream_id, from_ns, &descriptor, false);
+                    }
+                    Err(fault) => Err(fault),
+                }
+            }
+            Op::HostFunction => {
+                stream.running = Some(Running::HostFunction);
+                if let Some(page) = &client.page {
+                    page.set_host_function(stream_id as usize, stream.completed + 1);
+                    page.notify();
+                }
+                return;
+            }
+            Op::Free { address } => {
+                if let Some(entry) = client.contexts.get_mut(&context) {
+                    entry.allocations.remove(&address);
+                }
+                space.free(address);
+                Ok(())
+            }
+            Op::Record { event, record } => {
+                client.events.insert(event, (record, from_ns));
+                if let Some(page) = &client.page {
+                    page.set_event(event as usize, record, from_ns);
+                }
+                Ok(())
+            }
+            Op::WaitEvent { .. } => Ok(()),
+            Op::Write { address, bytes } => space.store(address, &bytes),
+            Op::Fill {
+                address,
+                value,
+                width,
+                count,
+            } => fill(&*space, address, value, width, count),
+            Op::Copy { to, from, bytes } => copy(client, &space, to, from, bytes),
+        };
+        match result {
+            Ok(()) => client.complete(stream_id, from_ns),
+            Err(fault) => {
+                let (error, what) = (fault_code(fault), fault.to_string());
+                self.fail_context(client_id, context, error, &what);
+            }
+        }
+    }
+
+    /// Starts what a descriptor's bytes describe.
+    fn launch(
+        &mut self,
+        client_id: u64,
+        stream_id: u32,
+        from_ns: u64,
+        bytes: &[u8],
+        restart: bool,
+    ) {
+        // PANIC: the caller holds the stream's head in its hands.
+        let client = self.clients.get_mut(&client_id).expect("the client");
+        let stream = client.streams.get_mut(&stream_id).expect("the stream");
+        let context_id = stream.context;
+        let context = &client.contexts[&context_id];
+        let index = context.gpu as usize;
+        let gpu = &mut self.gpus[index];
+        let id = GridId {
+            client_priority: client.priority,
+            stream_priority: stream.priority,
+            number: gpu.number(),
+        };
+        if !restart {
+            stream.running = Some(Running::Grid(id));
+        }
+        let read = Descriptor::read(bytes).map_err(LaunchError::from);
+        let grid = read.and_then(|mut descriptor| {
+            if let Some(work) = descriptor.work.as_mut().filter(|_| restart) {
+                work.restart();
+            }
+            let work = descriptor.work.as_ref();
+            let shape = work
+                .map(|work| Shape::new(work, gpu.board(), &context.space, id.number))
+                .transpose()?;
+            Ok(Grid {
+                client: client_id,
+                context: context_id,
+                shape,
+                descriptor,
+                space: context.space.clone(),
+                resident: 0,
+                from_ns,
+                end_ns: from_ns,
+            })
+        });
+        match grid {
+            Ok(grid) => {
+                let complete = grid.is_complete();
+                let failure = gpu.add(id, grid);
+                if complete {
+                    self.complete_grid(index, id);
+                } else {
+                    self.after_dispatch(index, failure);
+                }
+            }
+            Err(error) => {
+                self.fail_context(client_id, context_id, error.code(), &error.to_string())
+            }
+        }
+    }
+
+    /// Does what a descriptor asks for on completion, and goes on in its stream.
+    fn complete_grid(&mut self, gpu: usize, id: GridId) {
+        let Some(grid) = self.gpus[gpu].remove(id) else {
+            return;
+        };
+        self.gpus[gpu].completed += 1;
+        let released = grid.descriptor.releases.iter().try_for_each(|release| {
+            grid.space
+                .store(release.address, &release.bytes(grid.end_ns))
+        });
+        if let Err(fault) = released {
+            let what = format!("a release semaphore: {fault}");
+            self.fail_context(grid.client, grid.context, fault_code(fault), &what);
+            return;
+        }
+        if let Some(client) = self.clients.get_mut(&grid.client) {
+            let latch = grid.descriptor.arrival.map(Running::Latch);
+            for what in [Some(Running::Grid(id)), latch].into_iter().flatten() {
+                if let Some(stream) = client.stream_running(grid.context, what) {
+                    client.complete(stream, grid.end_ns);
+                }
+            }
+        }
+        self.pump(grid.client);
+        let failure = self.gpus[gpu].dispatch(grid.end_ns);
+        self.after_dispatch(gpu, failure);
+    }
+
+    fn fail_grid(&mut self, gpu: usize, id: GridId, failure: &Failure) {
+        let Some(grid) = self.gpus[gpu].remove(id) else {
+            return;
+        };
+        let error = match failure {
+            Failure::Fault { fault, .. } => fault_code(*fault),
+            Failure::Block { .. } => error_code::LAUNCH_FAILED,
+        };
+        self.fail_context(grid.client, grid.context, error, &failure.to_string());
+    }
+
+    /// Ends a context with an error of its own making, and every other context on the same GPU with
+    /// it: under MPS they are one fault domain.
+    fn fail_context(&mut self, client: u64, context: u32, error: u32, what: &str) {
+        let Some((pid, gpu)) = self.clients.get(&client).and_then(|entry| {
+            let gpu = entry.contexts.get(&context)?.gpu;
+            Some((entry.pid, gpu))
+        }) else {
+            return;
+        };
+        eprintln!("simgpu: GPU {gpu}: process {pid}: error {error}: {what}");
+        let now_ns = self.clock.now_ns();
+        self.gpus[gpu as usize].remove_where(|_| true, now_ns);
+        for (&id, entry) in &mut self.clients {
+            let theirs: Vec<u32> = entry
+                .contexts
+                .iter()
+                .filter(|(_, other)| other.gpu == gpu)
+                .map(|(&number, _)| number)
+                .collect();
+            for number in theirs {
+                let culprit = id == client && number == context;
+                let error = if culprit {
+                    error
+                } else {
+                    error_code::LAUNCH_FAILED
+                };
+                entry.fail_context(number, error);
+            }
+        }
+    }
+
+    /// What the GPUs are doing.
+    fn report(&mut self) -> Vec<GpuReport> {
+        let now_ns = self.clock.now_ns();
+        (0..self.config.gpus)
+            .zip(&mut self.gpus)
+            .zip(&self.behind_ns)
+            .map(|((index, gpu), &behind_ns)| {
+                let processes: Vec<ProcessReport> = self
+                    .clients
+                    .values()
+                    .filter(|client| client.contexts.values().any(|c| c.gpu == index))
+                    .map(|client| ProcessReport {
+                        pid: client.pid.as_raw().cast_unsigned(),
+                        memory_used_bytes: client
+                            .spaces
+                            .get(&index)
+                            .map_or(0, |space| space.used_bytes()),
+                    })
+                    .collect();
+                GpuReport {
+                    info: self.config.gpu_info(index),
+                    memory_used_bytes: processes.iter().map(|p| p.memory_used_bytes).sum(),
+                    resident_blocks: gpu.resident_blocks(),
+                    kernels_run: gpu.completed,
+                    kernels_pending: gpu.grids_pending(),
+                    utilization_percent: gpu.usage.percent(now_ns),
+                    behind_ns,
+                    fell_behind: behind_ns > self.config.tolerance_ns,
+                    processes,
+                }
+            })
+            .collect()
+    }
+}
+
+/// Why a launch failed before its first block.
+#[derive(Debug, thiserror::Error)]
+enum LaunchError {
+    #[error(transparent)]
+    Descriptor(#[from] DescriptorError),
+    #[error(transparent)]
+    Grid(#[from] GridError),
+}
+
+impl LaunchError {
+    fn code(&self) -> u32 {
+        match self {
+            Self::Grid(GridError::Program(_)) => error_code::INVALID_PC,
+            Self::Grid(GridError::Bank(_)) => error_code::ILLEGAL_ADDRESS,
+            _ => error_code::LAUNCH_FAILED,
+        }
+    }
+}
+
+fn fault_code(fault: Fault) -> u32 {
+    match fault {
+        Fault::IllegalAddress { .. } => error_code::ILLEGAL_ADDRESS,
+        Fault::Misaligned { .. } => error_code::MISALIGNED_ADDRESS,
+        Fault::IllegalBarrier { .. } => error_code::ILLEGAL_INSTRUCTION,
+        Fault::Trap => error_code::LAUNCH_FAILED,
+    }
+}
+
+fn fill(memory: &dyn Memory, address: u64, value: u32, width: u8, count: u64) -> Result<(), Fault> {
+    let pattern = &value.to_le_bytes()[..usize::from(width)];
+    let chunk = pattern.repeat(1 << 16);
+    let mut left = count * u64::from(width);
+    let mut at = address;
+    while left > 0 {
+        let part = left.min(chunk.len() as u64);
+        // PANIC: no longer than the chunk.
+        memory.store(at, &chunk[..usize::try_from(part).expect("a chunk")])?;
+        at += part;
+        left -= part;
+    }
+    Ok(())
+}
+
+/// Copies between memory of the GPUs and of the client. An address of device memory may belong to
+/// any GPU of the client: they share one range of addresses.
+fn copy(
+    client: &Client,
+    space: &space::AddressSpace,
+    to: Place,
+    from: Place,
+    bytes: u64,
+) -> Result<(), Fault> {
+    let owner = |address: u64| {
+        let holder = client.spaces.values().find(|other| other.owns(address));
+        holder.map_or(space, |holder| holder)
+    };
+    let mut buffer = vec![0; usize::try_from(bytes.min(COPY_CHUNK_BYTES)).unwrap_or(0)];
+    let mut done = 0;
+    while done < bytes {
+        let part = (bytes - done).min(COPY_CHUNK_BYTES);
+        // PANIC: no longer than the buffer.
+        let buffer = &mut buffer[..usize::try_from(part).expect("a chunk")];
+        match from {
+            Place::Gpu(address) => owner(address).load(address + done, buffer)?,
+            Place::Client(address) => space.read_client(address + done, buffer)?,
+        }
+        match to {
+            Place::Gpu(address) => owner(address).store(address + done, buffer)?,
+            Place::Client(address) => space.write_client(address + done, buffer)?,
+        }
+        done += part;
+    }
+    Ok(())
+}
