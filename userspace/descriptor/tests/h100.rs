@@ -42,7 +42,7 @@ fn launch(name: &str) -> Descriptor<Words> {
 #[test]
 fn every_recorded_launch_is_of_the_verified_version_without_unknown_bits() {
     let launches = launches();
-    assert_eq!(launches.len(), 17);
+    assert_eq!(launches.len(), 20);
     for (name, launch) in launches {
         let layout = Layout::detect(&launch.to_bytes()).expect(name);
         assert_eq!(layout.version, Version::V04_00);
@@ -121,7 +121,12 @@ fn grids_of_clusters_count_clusters() {
 #[test]
 fn the_driver_keeps_wide_clusters_off_tpcs_without_a_gpc() {
     assert_eq!(launch("clusters of 2 in 8x4x2").allowed(), TpcMask::ALL);
-    for name in ["clusters of 2x2x2 in 8x4x2", "clusters of 8"] {
+    for name in [
+        "clusters of 3",
+        "clusters of 8",
+        "clusters of 2x2x2 in 8x4x2",
+        "cooperative clusters of 2x3x1 in 4x6x2",
+    ] {
         assert_eq!(launch(name).allowed(), "0-71".parse().unwrap(), "{name}");
     }
 }
@@ -133,6 +138,15 @@ fn a_cooperative_launch_is_one_group_of_all_its_blocks() {
     assert!(launch.kind().is_cooperative());
     assert_eq!((launch.grid(), launch.group()), ([1; 3], [5, 1, 1]));
     assert_eq!(launch.blocks(), [5, 1, 1]);
+}
+
+#[test]
+fn a_cooperative_launch_of_clusters_is_one_group_of_all_its_clusters() {
+    let launch = launch("cooperative clusters of 2x3x1 in 4x6x2");
+    assert_eq!(launch.kind(), Kind::CooperativeClusters);
+    assert_eq!((launch.grid(), launch.group()), ([1; 3], [2, 2, 2]));
+    assert_eq!(launch.cluster(), [2, 3, 1]);
+    assert_eq!(launch.blocks(), [4, 6, 2]);
 }
 
 #[test]
@@ -219,6 +233,13 @@ fn shapes_are_written_as_the_driver_writes_them() {
         ("clusters of 2 in 8x4x2", [8, 4, 2], Some([2, 1, 1]), false),
         ("clusters of 2x2x2 in 8x4x2", [8, 4, 2], Some([2; 3]), false),
         ("cooperative 5 blocks", [5, 1, 1], None, true),
+        ("cooperative 3x4x5 blocks", [3, 4, 5], None, true),
+        (
+            "cooperative clusters of 2x3x1 in 4x6x2",
+            [4, 6, 2],
+            Some([2, 3, 1]),
+            true,
+        ),
     ];
     for (name, blocks, cluster, cooperative) in shapes {
         let theirs = launch(name);

@@ -25,7 +25,7 @@ pub enum Kind {
     Clusters,
     /// A grid of groups whose blocks are all resident at once: a cooperative launch is one group.
     Cooperative,
-    /// A grid of groups of clusters that are all resident at once; by the header, not seen.
+    /// A grid of groups of clusters that are all resident at once.
     CooperativeClusters,
     /// A value without a name.
     Unknown(u8),
@@ -117,7 +117,7 @@ impl<W: Borrow<Words>> Descriptor<W> {
         }
     }
 
-    /// Blocks (or clusters) of a cooperative group in each direction; all 1 where there is none.
+    /// Blocks, or clusters, of a cooperative group in each direction; all 1 where there is none.
     pub fn group(&self) -> [u32; 3] {
         if self.kind().is_cooperative() {
             self.get_each([GPU_CGA_WIDTH, GPU_CGA_HEIGHT, GPU_CGA_DEPTH])
