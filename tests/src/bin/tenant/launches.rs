@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! What the launch of an empty kernel costs the host.
+//!
+//! Launches come in batches short enough that the GPU's queue never fills up: a launch that waits for
+//! the queue says nothing about the launch. Waiting spins, so that launches make no system calls
+//! beyond those that the driver itself needs.
+
+use std::time::Instant;
+
+use lithos_tests::cuda::{Gpu, Module, Shape, Stream, source};
+use lithos_tests::latency::Distribution;
+use serde::Serialize;
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Launches that are measured.
+    #[arg(long, default_value_t = 10_000)]
+    count: u32,
+    /// Launches before those.
+    #[arg(long, default_value_t = 1000)]
+    warm_up: u32,
+    /// Launches between two waits.
+    #[arg(long, default_value_t = 64)]
+    batch: u32,
+}
+
+#[derive(Serialize)]
+pub(crate) struct Report {
+    role: &'static str,
+    launches: u32,
+    p50_ns: f64,
+    p99_ns: f64,
+    max_ns: f64,
+}
+
+pub(crate) fn run(gpu: Gpu, arguments: &Arguments) -> anyhow::Result<Report> {
+    gpu.spin_when_waiting()?;
+    let _context = gpu.primary()?;
+    let module = Module::load(source::EMPTY)?;
+    let kernel = module.kernel(c"empty")?;
+    let stream = Stream::new()?;
+    let shape = Shape::row(1, 32);
+    let batch = arguments.batch.max(1);
+    for launch in 0..arguments.warm_up {
+        kernel.launch(&shape, &stream, &[])?;
+        if launch % batch == batch - 1 {
+            stream.synchronize()?;
+        }
+    }
+    stream.synchronize()?;
+    let mut durations_ns = Vec::with_capacity(arguments.count as usize);
+    for launch in 0..arguments.count {
+        let start = Instant::now();
+        kernel.launch(&shape, &stream, &[])?;
+        durations_ns.push(start.elapsed().as_secs_f64() * 1e9);
+        if launch % batch == batch - 1 {
+            stream.synchronize()?;
+        }
+    }
+    stream.synchronize()?;
+    let durations_ns = Distribution::of(durations_ns)
+        .ok_or_else(|| anyhow::anyhow!("--count 0: nothing to measure"))?;
+    Ok(Report {
+        role: "launches",
+        launches: arguments.count,
+        p50_ns: durations_ns.p50,
+        p99_ns: durations_ns.p99,
+        max_ns: durations_ns.max,
+    })
+}
