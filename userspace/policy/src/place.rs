@@ -437,6 +437,16 @@ mod tests {
     }
 
     #[test]
+    fn a_plan_that_could_never_be_reached_is_dropped() {
+        let swap = |owned: &[u8], planned: &[u8]| Claim {
+            planned: set(planned),
+            ..settled(LC, 1, owned)
+        };
+        let mut claims = [swap(&[0], &[1]), swap(&[1], &[0])];
+        assert_eq!(plan_of(&mut claims), [set(&[0]), set(&[1])]);
+    }
+
+    #[test]
     fn the_gpu_is_packed_anew_when_no_swap_helps() {
         // Each GPC has a pair in the way of a cluster of 8; the pairs fit together into one GPC.
         let pair = |owned: &[u8]| Claim {
