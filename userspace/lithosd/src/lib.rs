@@ -4,5 +4,6 @@
 pub mod board;
 pub mod config;
 mod file;
+pub mod ledger;
 pub mod partition;
 pub mod store;
