@@ -1,1 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! The client of a LithOS broker, and the making of the pages that a broker hands out.
+//!
+//! A *broker* hands out *channels*; who the broker is does not matter to a tenant, which talks to
+//! it through [`Broker`]. There is one: lithosd itself over a Unix socket
+//! ([`embedded::SocketBroker`]). The kernel's, at `/dev/lithos`, will be another file beside it.
+//!
+//! Outside the kernel, simgpu and the one mapping that the CUDA driver makes of an arena, this crate
+//! is the only one that maps memory. It never blocks without a deadline, and every descriptor that it
+//! makes or receives is closed on exec.
+
+mod address;
+mod broker;
+mod channel;
+pub mod embedded;
+mod fork;
+pub mod packet;
+pub mod pages;
+
+pub use broker::{Attached, Broker, BrokerError};
+pub use channel::{Arena, Channel, ChannelError};
+pub use fork::ForkMark;

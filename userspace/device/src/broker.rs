@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! What a tenant asks of a broker, whichever it is.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lithos_abi::bindings::LITHOS_ABI_VERSION;
+use lithos_abi::message::MessageError;
+
+use crate::{Channel, ChannelError};
+
+/// Whoever hands out channels.
+pub trait Broker: Send {
+    /// Makes this process a tenant of a partition.
+    fn attach(&mut self, partition: &str) -> Result<Attached, BrokerError>;
+
+    /// Asks for a channel for one CUDA context and maps what comes. Returns when there is a first
+    /// grant. `context` is the tenant's own name for the context.
+    fn create_channel(&mut self, gpu: [u8; 16], context: u64) -> Result<Channel, BrokerError>;
+
+    /// Gives a channel back.
+    fn destroy_channel(&mut self, id: u64) -> Result<(), BrokerError>;
+}
+
+/// What a broker says to a new tenant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attached {
+    /// The tenant's id, with its generation.
+    pub tenant: u64,
+    /// Whether a process that cannot be managed must not run in this partition.
+    pub enforce: bool,
+}
+
+/// Why a broker did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// Nobody listens at the address, or we may not talk to it.
+    #[error("no broker answers at {path}")]
+    Connect {
+        /// The address.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The connection broke.
+    #[error("the connection to the broker broke")]
+    Io(#[source] io::Error),
+    /// The broker ended the connection.
+    #[error("the broker has closed the connection")]
+    Closed,
+    /// The broker took too long, and the connection was given up.
+    #[error("the broker did not answer within {} s", .0.as_secs())]
+    Deadline(Duration),
+    /// The broker says something that this code does not understand.
+    #[error("the broker's answer makes no sense")]
+    Message(#[from] MessageError),
+    /// The broker speaks another version of `include/lithos.h`.
+    #[error("the broker speaks ABI version {0}, this program speaks {LITHOS_ABI_VERSION}")]
+    Version(u32),
+    /// The broker refuses.
+    #[error("the broker refuses: {text} ({})", io::Error::from_raw_os_error(*.errno))]
+    Refused {
+        /// Which kind of refusal.
+        errno: i32,
+        /// What was wrong, and what would be right.
+        text: String,
+    },
+    /// The pages that came are not those of a channel.
+    #[error("the broker's pages are unusable")]
+    Channel(#[from] ChannelError),
+    /// A partition's name is too long, empty, or contains a NUL.
+    #[error("{0:?} cannot be the name of a partition")]
+    Name(String),
+}

@@ -1,0 +1,332 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! A channel, mapped: what one CUDA context shares with the scheduler.
+//!
+//! Everything about the pages is checked here once: their sizes, that they cannot shrink under us
+//! (a shrunken page is a SIGBUS in somebody else's program), and that what the grant page says
+//! about the others is true. After that the accessors of lithos-abi cannot go wrong.
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, OwnedFd};
+use std::ptr::NonNull;
+
+use lithos_abi::arena::{Stamps, region};
+use lithos_abi::bindings::*;
+use lithos_abi::grant::{GrantPageError, GrantReader, Terms};
+use lithos_abi::ring::{RingError, RingWriter, ring_bytes};
+use lithos_abi::{Page, lithos_stamp};
+use memmap2::{Advice, MmapOptions, MmapRaw};
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
+use nix::sys::stat::fstat;
+
+use crate::address;
+
+/// Why the pages that a broker sent are not those of a channel.
+#[derive(Debug, thiserror::Error)]
+pub enum ChannelError {
+    /// Not three descriptors: grant page, ring, arena.
+    #[error("a channel has 3 descriptors, not {0}")]
+    Descriptors(usize),
+    /// A page could not be looked at or mapped.
+    #[error("the {page} cannot be mapped")]
+    Map {
+        /// Which.
+        page: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A page has another size than announced.
+    #[error("the {page} has {found} bytes, not {wanted}")]
+    Size {
+        /// Which.
+        page: &'static str,
+        /// Bytes announced.
+        wanted: u64,
+        /// Bytes found.
+        found: u64,
+    },
+    /// A page could shrink while it is mapped.
+    #[error("the {page} is not sealed against shrinking")]
+    Seals {
+        /// Which.
+        page: &'static str,
+    },
+    /// The grant page is none, or of another version.
+    #[error(transparent)]
+    GrantPage(#[from] GrantPageError),
+    /// The ring cannot be one.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    /// The grant page contradicts the broker's reply, or itself.
+    #[error("the grant page's {0} is wrong")]
+    Terms(&'static str),
+}
+
+/// A channel. The maps end with it; the broker has to be told separately.
+#[derive(Debug)]
+pub struct Channel {
+    // These three look into the maps below, which never change: their lifetime is this channel's,
+    // and the accessors say so.
+    grant: GrantReader<'static>,
+    ring: RingWriter<'static>,
+    arena: Option<Arena>,
+    terms: Terms,
+    _maps: [MmapRaw; 2],
+    descriptors: [OwnedFd; 3],
+}
+
+impl Channel {
+    /// Maps the pages of a channel: grant page, ring, arena.
+    pub fn map(reply: &lithos_channel, descriptors: Vec<OwnedFd>) -> Result<Self, ChannelError> {
+        let descriptors: [OwnedFd; 3] = descriptors
+            .try_into()
+            .map_err(|found: Vec<_>| ChannelError::Descriptors(found.len()))?;
+        let [grant_fd, ring_fd, arena_fd] = &descriptors;
+        check("grant page", grant_fd, u64::from(LITHOS_PAGE_BYTES))?;
+        check("ring", ring_fd, reply.ring_bytes)?;
+        check("arena", arena_fd, reply.arena_bytes)?;
+
+        let grant_map = MmapOptions::new()
+            .populate()
+            .map_raw_read_only(grant_fd)
+            .and_then(not_in_children)
+            .map_err(|source| ChannelError::Map {
+                page: "grant page",
+                source,
+            })?;
+        // SAFETY: 1. the map has page alignment, cannot shrink (checked above) and lives in the
+        // channel beside what is made of this view; a `GrantReader` writes nothing. 2. nobody else
+        // in this process knows it.
+        let grant = GrantReader::new(unsafe { view(&grant_map) })?;
+        let terms = grant.terms();
+        check_terms(reply, &terms)?;
+
+        let ring_map = MmapOptions::new()
+            .populate()
+            .map_raw(ring_fd)
+            .and_then(not_in_children)
+            .map_err(|source| ChannelError::Map {
+                page: "ring",
+                source,
+            })?;
+        // SAFETY: as above; this map is writable.
+        let ring = RingWriter::create(unsafe { view(&ring_map) }, terms.records)?;
+        let arena = Arena::map(arena_fd, &terms)?;
+        Ok(Self {
+            grant,
+            ring,
+            arena,
+            terms,
+            _maps: [grant_map, ring_map],
+            descriptors,
+        })
+    }
+
+    /// Returns the channel's id, with its generation.
+    pub fn id(&self) -> u64 {
+        self.terms.channel
+    }
+
+    /// Returns what stays the same while the channel lives.
+    pub fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
+    /// Returns the grant page.
+    #[inline]
+    pub fn grant(&self) -> GrantReader<'_> {
+        self.grant
+    }
+
+    /// Returns the ring.
+    #[inline]
+    pub fn ring(&self) -> RingWriter<'_> {
+        self.ring
+    }
+
+    /// Returns the arena, if there was a place for it below 1 TiB.
+    #[inline]
+    pub fn arena(&self) -> Option<&Arena> {
+        self.arena.as_ref()
+    }
+
+    /// Returns the descriptors of grant page, ring and arena.
+    pub fn descriptors(&self) -> &[OwnedFd; 3] {
+        &self.descriptors
+    }
+}
+
+/// The arena of a channel, mapped below 1 TiB.
+#[derive(Debug)]
+pub struct Arena {
+    start: NonNull<u8>,
+    bytes: usize,
+    // Looks into the map; see `Channel`.
+    stamps: Stamps<'static>,
+}
+
+// SAFETY: the map belongs to the process and not to a thread, and only atomics of it are touched.
+unsafe impl Send for Arena {}
+// SAFETY: as above.
+unsafe impl Sync for Arena {}
+
+impl Arena {
+    fn map(descriptor: &OwnedFd, terms: &Terms) -> Result<Option<Self>, ChannelError> {
+        let error = |source| ChannelError::Map {
+            page: "arena",
+            source,
+        };
+        let bytes = usize::try_from(terms.arena_bytes)
+            .ok()
+            .and_then(NonZeroUsize::new)
+            .ok_or(ChannelError::Terms("arena_bytes"))?;
+        let Some(start) = map_low(descriptor, bytes).map_err(error)? else {
+            return Ok(None);
+        };
+        let arena = start.cast::<u8>();
+        let bytes = bytes.get();
+        // SAFETY: as in `Channel::map`; the map ends in `drop`.
+        let page: Page<'static> = unsafe { Page::new(arena, bytes) };
+        let stamps = region(&page, &terms.regions, LITHOS_REGION_STAMPS).map(Stamps::new);
+        let arena = Self {
+            start: arena,
+            bytes,
+            stamps: stamps.ok_or(ChannelError::Terms("region of stamps"))?,
+        };
+        // SAFETY: these are the pages that were mapped above.
+        unsafe { madvise(start, bytes, MmapAdvise::MADV_DONTFORK) }
+            .map_err(|errno| error(errno.into()))?;
+        Ok(Some(arena))
+    }
+
+    /// Returns the address of the first byte, for the driver to register.
+    pub fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    /// Returns the size in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Returns the completion stamps.
+    #[inline]
+    pub fn stamps(&self) -> Stamps<'_> {
+        self.stamps
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        // SAFETY: these are the pages that `map` mapped, and every view of them ended with `self`.
+        // The kernel refuses only what is no mapping.
+        let _ = unsafe { munmap(self.start.cast(), self.bytes) };
+    }
+}
+
+fn check(page: &'static str, descriptor: &OwnedFd, wanted: u64) -> Result<(), ChannelError> {
+    let error = |errno: nix::Error| ChannelError::Map {
+        page,
+        source: errno.into(),
+    };
+    let stat = fstat(descriptor).map_err(error)?;
+    let found = u64::try_from(stat.st_size).unwrap_or(0);
+    if found != wanted || wanted == 0 {
+        return Err(ChannelError::Size {
+            page,
+            wanted,
+            found,
+        });
+    }
+    let seals = fcntl(descriptor, FcntlArg::F_GET_SEALS).map_err(error)?;
+    if !SealFlag::from_bits_truncate(seals).contains(SealFlag::F_SEAL_SHRINK) {
+        return Err(ChannelError::Seals { page });
+    }
+    Ok(())
+}
+
+fn check_terms(reply: &lithos_channel, terms: &Terms) -> Result<(), ChannelError> {
+    let stamps = terms.regions[LITHOS_REGION_STAMPS as usize];
+    let checks = [
+        (
+            "channel",
+            terms.channel == reply.channel && terms.channel != 0,
+        ),
+        ("ring_bytes", terms.ring_bytes == reply.ring_bytes),
+        ("arena_bytes", terms.arena_bytes == reply.arena_bytes),
+        (
+            "records",
+            terms.records.is_power_of_two()
+                && u64::try_from(ring_bytes(terms.records)).is_ok_and(|n| n <= terms.ring_bytes),
+        ),
+        ("tpc_sms", (1..=16).contains(&terms.tpc_sms)),
+        ("oversize", terms.oversize <= LITHOS_OVERSIZE_REFUSE),
+        ("present", terms.present != [0; 2]),
+        (
+            "region of stamps",
+            stamps.count >= terms.records && stamps.stride as usize == size_of::<lithos_stamp>(),
+        ),
+        (
+            "regions",
+            terms.regions.iter().all(|region| {
+                u64::from(region.stride)
+                    .checked_mul(u64::from(region.count))
+                    .and_then(|bytes| bytes.checked_add(region.offset))
+                    .is_some_and(|end| end <= terms.arena_bytes)
+            }),
+        ),
+    ];
+    match checks.iter().find(|(_, holds)| !holds) {
+        Some((what, _)) => Err(ChannelError::Terms(what)),
+        None => Ok(()),
+    }
+}
+
+/// Keeps a map out of forked children, which are no tenants.
+fn not_in_children(map: MmapRaw) -> io::Result<MmapRaw> {
+    map.advise(Advice::DontFork)?;
+    Ok(map)
+}
+
+/// Returns a map as atomic words, for a lifetime that the caller sees to.
+///
+/// # Safety
+///
+/// As for [`Page::new`].
+unsafe fn view(map: &MmapRaw) -> Page<'static> {
+    let start = NonNull::new(map.as_mut_ptr()).expect("a map is not at address 0");
+    // SAFETY: the caller's.
+    unsafe { Page::new(start, map.len()) }
+}
+
+/// Maps a file at a free address below 1 TiB; `None` if there is none.
+fn map_low(
+    descriptor: &OwnedFd,
+    bytes: NonZeroUsize,
+) -> io::Result<Option<NonNull<std::ffi::c_void>>> {
+    let size = u64::try_from(bytes.get()).map_err(io::Error::other)?;
+    for candidate in address::read_candidates(size)? {
+        let wanted = usize::try_from(candidate).ok().and_then(NonZeroUsize::new);
+        // SAFETY: with MAP_FIXED_NOREPLACE no mapping of anybody's is replaced.
+        let mapped = unsafe {
+            mmap(
+                wanted,
+                bytes,
+                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+                MapFlags::MAP_SHARED | MapFlags::MAP_FIXED_NOREPLACE,
+                descriptor.as_fd(),
+                0,
+            )
+        };
+        match mapped {
+            Ok(start) if Some(start.addr()) == wanted => return Ok(Some(start)),
+            // A kernel before 4.17 takes the address as a hint.
+            // SAFETY: nobody has heard of this map.
+            Ok(elsewhere) => unsafe { munmap(elsewhere, bytes.get()) }?,
+            Err(nix::Error::EEXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! The embedded broker, seen from a tenant: lithosd behind a `SOCK_SEQPACKET` Unix socket.
+//!
+//! One request, one reply; the connection is the tenant. Every wait ends at a deadline, and a
+//! connection on which one passed is not used again, because a late reply would answer the wrong
+//! request.
+
+use std::io;
+use std::os::fd::RawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use lithos_abi::bindings::*;
+use lithos_abi::message::{Message, PACKET_BYTES_MAX, decode, encode, set_text, text};
+use nix::errno::Errno;
+use nix::poll::PollFlags;
+use nix::sys::socket::sockopt::SendTimeout;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket};
+use nix::sys::time::TimeVal;
+
+use crate::{Attached, Broker, BrokerError, Channel, packet};
+
+/// Where lithosd listens.
+pub const DEFAULT_SOCKET: &str = "/run/lithos/broker.sock";
+
+/// How long a broker may take to connect, to attach a tenant or to end a channel.
+const SOON: Duration = Duration::from_secs(10);
+
+/// How long a first grant may take: its TPCs pass on only when another tenant's last launch there has
+/// completed.
+const FIRST_GRANT: Duration = Duration::from_secs(60);
+
+/// A connection to lithosd.
+#[derive(Debug)]
+pub struct SocketBroker {
+    /// `None` once it broke.
+    socket: Option<OwnedFd>,
+    soon: Duration,
+    first_grant: Duration,
+}
+
+impl SocketBroker {
+    /// Connects to the broker that listens at `path`.
+    pub fn connect(path: &Path) -> Result<Self, BrokerError> {
+        let error = |errno: Errno| BrokerError::Connect {
+            path: path.to_owned(),
+            source: errno.into(),
+        };
+        let address = UnixAddr::new(path).map_err(error)?;
+        let socket = socket(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            SockFlag::SOCK_CLOEXEC,
+            None,
+        )
+        .map_err(error)?;
+        // The only timeout that connect() knows: a broker whose queue is full keeps us waiting.
+        let seconds = i64::try_from(SOON.as_secs()).unwrap_or(i64::MAX);
+        setsockopt(&socket, SendTimeout, &TimeVal::new(seconds, 0)).map_err(error)?;
+        loop {
+            match connect(socket.as_raw_fd(), &address) {
+                Ok(()) => return Ok(Self::from_socket(socket)),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(error(errno)),
+            }
+        }
+    }
+
+    /// Takes over a connected `SOCK_SEQPACKET` socket.
+    pub fn from_socket(socket: OwnedFd) -> Self {
+        Self {
+            socket: Some(socket),
+            soon: SOON,
+            first_grant: FIRST_GRANT,
+        }
+    }
+
+    /// Replaces the deadlines: for every reply but a first grant, and for that.
+    #[must_use]
+    pub fn with_deadlines(mut self, soon: Duration, first_grant: Duration) -> Self {
+        self.soon = soon;
+        self.first_grant = first_grant;
+        self
+    }
+
+    /// Returns the descriptor of the connection while it holds: a forked child closes it, so that the
+    /// tenant ends with its own process.
+    pub fn descriptor(&self) -> Option<RawFd> {
+        self.socket.as_ref().map(AsRawFd::as_raw_fd)
+    }
+
+    /// Sends a request and receives its reply.
+    fn call<Q: Message, A: Message>(
+        &mut self,
+        request: &Q,
+        limit: Duration,
+    ) -> Result<(A, Vec<OwnedFd>), BrokerError> {
+        let socket = self.socket.take().ok_or(BrokerError::Closed)?;
+        let answer = exchange(socket.as_fd(), &encode(request), limit)?;
+        let reply = decode(&answer.packet)?;
+        // Only a connection on which nothing went wrong is used again.
+        self.socket = Some(socket);
+        Ok((reply, answer.descriptors))
+    }
+}
+
+impl Broker for SocketBroker {
+    fn attach(&mut self, partition: &str) -> Result<Attached, BrokerError> {
+        let request = lithos_attach {
+            version: LITHOS_ABI_VERSION,
+            reserved: 0,
+            partition: set_text(partition),
+        };
+        if partition.is_empty() || text(&request.partition).as_deref() != Some(partition) {
+            return Err(BrokerError::Name(partition.to_owned()));
+        }
+        let (reply, _) = self.call::<_, lithos_attached>(&request, self.soon)?;
+        granted(&reply.reply)?;
+        if reply.version != LITHOS_ABI_VERSION {
+            return Err(BrokerError::Version(reply.version));
+        }
+        Ok(Attached {
+            tenant: reply.tenant,
+            enforce: reply.flags & LITHOS_ATTACHED_ENFORCE != 0,
+        })
+    }
+
+    fn create_channel(&mut self, gpu: [u8; 16], context: u64) -> Result<Channel, BrokerError> {
+        let request = lithos_channel_create {
+            gpu,
+            context,
+            reserved: [0; 2],
+        };
+        let (reply, descriptors) = self.call::<_, lithos_channel>(&request, self.first_grant)?;
+        granted(&reply.reply)?;
+        Ok(Channel::map(&reply, descriptors)?)
+    }
+
+    fn destroy_channel(&mut self, id: u64) -> Result<(), BrokerError> {
+        let request = lithos_channel_destroy { channel: id };
+        let (reply, _) = self.call::<_, lithos_reply>(&request, self.soon)?;
+        granted(&reply)
+    }
+}
+
+struct Answer {
+    packet: Vec<u8>,
+    descriptors: Vec<OwnedFd>,
+}
+
+fn exchange(
+    socket: BorrowedFd<'_>,
+    request: &[u8],
+    limit: Duration,
+) -> Result<Answer, BrokerError> {
+    let deadline = Instant::now() + limit;
+    let error = |error: io::Error| match error.kind() {
+        io::ErrorKind::TimedOut => BrokerError::Deadline(limit),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => BrokerError::Closed,
+        _ => BrokerError::Io(error),
+    };
+    until(socket, PollFlags::POLLOUT, deadline, || {
+        packet::send(socket, request, &[])
+    })
+    .map_err(error)?;
+    let mut buffer = vec![0; PACKET_BYTES_MAX];
+    let (size, descriptors) = until(socket, PollFlags::POLLIN, deadline, || {
+        packet::receive_with_descriptors(socket, &mut buffer)
+    })
+    .map_err(error)?;
+    if size == 0 {
+        return Err(BrokerError::Closed);
+    }
+    buffer.truncate(size);
+    Ok(Answer {
+        packet: buffer,
+        descriptors,
+    })
+}
+
+/// Repeats a call that would block, waiting in between, until the deadline.
+fn until<T>(
+    socket: BorrowedFd<'_>,
+    events: PollFlags,
+    deadline: Instant,
+    mut call: impl FnMut() -> io::Result<T>,
+) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                packet::wait(socket, events, deadline)?;
+            }
+            other => return other,
+        }
+    }
+}
+
+fn granted(reply: &lithos_reply) -> Result<(), BrokerError> {
+    if reply.error == 0 {
+        return Ok(());
+    }
+    Err(BrokerError::Refused {
+        errno: i32::try_from(reply.error).unwrap_or(libc::EIO),
+        text: text(&reply.text).unwrap_or_default(),
+    })
+}

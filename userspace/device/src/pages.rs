@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! The pages of a channel, seen from whoever makes them: the embedded broker.
+//!
+//! Three memfds, which cannot change their size. The grant page belongs to the broker: mode 0600,
+//! and what a tenant gets is a read-only descriptor, which only the owner could open again for
+//! writing. It is not sealed against writing, or a restarted broker could not take it over.
+
+use std::ffi::CStr;
+use std::fs::{File, Permissions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::ptr::NonNull;
+
+use lithos_abi::Page;
+use lithos_abi::arena::{Stamps, region};
+use lithos_abi::bindings::{LITHOS_PAGE_BYTES, LITHOS_REGION_STAMPS};
+use lithos_abi::grant::{Grant, GrantWriter, Terms};
+use lithos_abi::ring::{RingError, RingReader};
+use memmap2::MmapRaw;
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+/// Why there are no pages.
+#[derive(Debug, thiserror::Error)]
+pub enum PagesError {
+    /// The kernel gave no memory, or no descriptor.
+    #[error("cannot make the {page}")]
+    Io {
+        /// Which.
+        page: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The terms name a ring that cannot be one.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    /// The terms put the stamps outside of the arena.
+    #[error("the region of stamps does not lie in the arena")]
+    Stamps,
+}
+
+/// The three pages of one channel, made and mapped.
+#[derive(Debug)]
+pub struct Pages {
+    // These look into the maps below, which never change: their lifetime is this value's, and the
+    // accessors say so.
+    grant: GrantWriter<'static>,
+    ring: RingReader<'static>,
+    stamps: Stamps<'static>,
+    _maps: [MmapRaw; 3],
+    grant_descriptor: OwnedFd,
+    ring_descriptor: File,
+    arena_descriptor: File,
+}
+
+/// Makes the pages of a channel, and writes the grant page: no grant yet.
+pub fn create(terms: &Terms) -> Result<Pages, PagesError> {
+    let grant = memfd(c"lithos-grant", u64::from(LITHOS_PAGE_BYTES)).map_err(io("grant page"))?;
+    let ring = memfd(c"lithos-ring", terms.ring_bytes).map_err(io("ring"))?;
+    let arena = memfd(c"lithos-arena", terms.arena_bytes).map_err(io("arena"))?;
+    grant
+        .set_permissions(Permissions::from_mode(0o600))
+        .map_err(io("grant page"))?;
+    let read_only =
+        File::open(format!("/proc/self/fd/{}", grant.as_raw_fd())).map_err(io("grant page"))?;
+
+    let grant_map = MmapRaw::map_raw(&grant).map_err(io("grant page"))?;
+    let ring_map = MmapRaw::map_raw(&ring).map_err(io("ring"))?;
+    let arena_map = MmapRaw::map_raw(&arena).map_err(io("arena"))?;
+    // SAFETY: 1. maps have page alignment, these are writable, the files cannot shrink (sealed in
+    // `memfd`), and they live in the value returned, beside what is made of these views. 2. nobody
+    // else in this process knows them.
+    let [grant_page, ring_page, arena_page] =
+        [&grant_map, &ring_map, &arena_map].map(|map| unsafe { view(map) });
+    let stamps = region(&arena_page, &terms.regions, LITHOS_REGION_STAMPS)
+        .map(Stamps::new)
+        .filter(|stamps| stamps.count() >= terms.records as usize)
+        .ok_or(PagesError::Stamps)?;
+    Ok(Pages {
+        ring: RingReader::new(ring_page, terms.records)?,
+        grant: GrantWriter::create(grant_page, terms),
+        stamps,
+        _maps: [grant_map, ring_map, arena_map],
+        grant_descriptor: read_only.into(),
+        ring_descriptor: ring,
+        arena_descriptor: arena,
+    })
+}
+
+impl Pages {
+    /// Returns the descriptors that go to the tenant: grant page (read-only), ring, arena.
+    pub fn descriptors(&self) -> [BorrowedFd<'_>; 3] {
+        [
+            self.grant_descriptor.as_fd(),
+            self.ring_descriptor.as_fd(),
+            self.arena_descriptor.as_fd(),
+        ]
+    }
+
+    /// Returns the ring, of which nothing is to be believed.
+    pub fn ring(&self) -> RingReader<'_> {
+        self.ring
+    }
+
+    /// Returns the completion stamps.
+    pub fn stamps(&self) -> Stamps<'_> {
+        self.stamps
+    }
+
+    /// See [`GrantWriter::publish`].
+    pub fn publish(&mut self, grant: &Grant) -> u64 {
+        self.grant.publish(grant)
+    }
+
+    /// See [`GrantWriter::publish_fail_static`].
+    pub fn publish_fail_static(&mut self, grant: &Grant) {
+        self.grant.publish_fail_static(grant);
+    }
+
+    /// See [`GrantWriter::beat`].
+    pub fn beat(&self, now_ns: u64) {
+        self.grant.beat(now_ns);
+    }
+
+    /// See [`GrantWriter::set_broker`].
+    pub fn set_broker(&self, state: u32, epoch: u64) {
+        self.grant.set_broker(state, epoch);
+    }
+
+    /// See [`GrantWriter::latest`].
+    pub fn latest(&self) -> u64 {
+        self.grant.latest()
+    }
+}
+
+/// Makes a file in memory whose size is final.
+fn memfd(name: &CStr, bytes: u64) -> io::Result<File> {
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    // Some systems insist on files that cannot be executed; old kernels do not know the flag.
+    let no_exec = MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL);
+    let file = match memfd_create(name, flags | no_exec) {
+        Err(nix::Error::EINVAL) => memfd_create(name, flags),
+        other => other,
+    }?;
+    let file = File::from(file);
+    file.set_len(bytes)?;
+    let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(file)
+}
+
+fn io(page: &'static str) -> impl Fn(io::Error) -> PagesError {
+    move |source| PagesError::Io { page, source }
+}
+
+/// Returns a map as atomic words, for a lifetime that the caller sees to.
+///
+/// # Safety
+///
+/// As for [`Page::new`].
+unsafe fn view(map: &MmapRaw) -> Page<'static> {
+    let start = NonNull::new(map.as_mut_ptr()).expect("a map is not at address 0");
+    // SAFETY: the caller's.
+    unsafe { Page::new(start, map.len()) }
+}
