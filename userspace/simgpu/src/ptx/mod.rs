@@ -9,13 +9,31 @@
 //! sizes are bytes. The caller decides *when* a block runs and what global memory is
 //! ([`Memory`]); this module decides what the block does there.
 
+mod access;
+mod assemble;
+mod assemble_memory;
+mod assemble_sync;
 mod atomic;
 mod block;
+mod body;
 mod code;
+mod collective;
+mod convert;
+mod cursor;
+mod declare;
 mod error;
+mod float;
+mod integer;
+mod lanes;
+mod lexer;
+mod live;
 mod memory;
+mod modifiers;
 mod module;
 mod parser;
+mod special;
+mod types;
+mod warp;
 
 pub use atomic::{Atomic, AtomicOperation, AtomicType};
 pub use block::{Block, BlockEnvironment, BlockError, Outcome, Turn};
