@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! The pre-upload callback of this process: takes TPCs away from the launches of the probe.
+//!
+//! The driver hands over each launch descriptor just before it uploads it (launch descriptors and the
+//! callback table are described in ARCHITECTURE.md). There is one subscriber per process.
+
+use std::ffi::c_void;
+use std::ptr;
+use std::sync::Mutex;
+
+use anyhow::{Context, bail};
+use cudarc::driver::sys::{self, CUuuid, CUuuid_st};
+use lithos_descriptor::TpcMask;
+use lithos_descriptor::hopper::{Descriptor, Restricted, Words};
+
+use super::driver::check;
+
+/// The export table with the callback functions.
+const CALLBACK_TABLE: [u8; 16] = [
+    0x2c, 0x8e, 0x0a, 0xd8, 0x07, 0x10, 0xab, 0x4e, 0x90, 0xdd, 0x54, 0x71, 0x9f, 0xe5, 0xf7, 0x4b,
+];
+const SUBSCRIBE_ENTRY: usize = 3;
+const ENABLE_ENTRY: usize = 6;
+/// The callbacks that are made just before the upload of a launch descriptor.
+const UPLOAD_DOMAIN: i32 = 0xb;
+const UPLOAD_ID: i32 = 1;
+/// How large the parameters must be at least for their fifth word to exist.
+const PARAMETER_BYTES_MIN: u32 = 0x28;
+/// Which of their words points to the descriptor.
+const DESCRIPTOR_WORD: usize = 4;
+
+type Callback = unsafe extern "C" fn(*mut c_void, i32, i32, *const c_void);
+// They return numbers that are not all among the driver's documented results.
+type Subscribe = unsafe extern "C" fn(*mut u32, Callback, *mut c_void) -> u32;
+type Enable = unsafe extern "C" fn(u32, u32, i32, i32) -> u32;
+
+/// What to do with the next launch.
+#[derive(Clone, Copy, Debug)]
+enum Order {
+    None,
+    TakeAway(TpcMask),
+}
+
+/// What became of it.
+#[derive(Clone, Debug)]
+enum Outcome {
+    None,
+    Done,
+    Failed(String),
+}
+
+/// The hook, for as long as the process lives.
+#[derive(Debug)]
+pub(super) struct Hook {
+    state: Mutex<(Order, Outcome)>,
+}
+
+impl Hook {
+    /// Subscribes to the driver's callbacks. The driver has been initialised.
+    pub(super) fn install() -> anyhow::Result<&'static Self> {
+        let mut table: *const c_void = ptr::null();
+        let id: CUuuid = CUuuid_st {
+            bytes: CALLBACK_TABLE.map(u8::cast_signed),
+        };
+        // SAFETY: both pointers are to locals that outlive the call.
+        check("cuGetExportTable", unsafe {
+            sys::cuGetExportTable(&raw mut table, &raw const id)
+        })
+        .context("this driver has no callback table")?;
+        if table.is_null() {
+            bail!("this driver's callback table is empty");
+        }
+        let table = table.cast::<Option<unsafe extern "C" fn()>>();
+        // SAFETY: the table has more than six entries, each a function or null; that they have these
+        // types was found out on the drivers that LithOS supports.
+        let (subscribe, enable) = unsafe {
+            (
+                std::mem::transmute::<Option<unsafe extern "C" fn()>, Option<Subscribe>>(
+                    *table.add(SUBSCRIBE_ENTRY),
+                ),
+                std::mem::transmute::<Option<unsafe extern "C" fn()>, Option<Enable>>(
+                    *table.add(ENABLE_ENTRY),
+                ),
+            )
+        };
+        let subscribe = subscribe.context("this driver lets nobody subscribe")?;
+        let enable = enable.context("this driver lets nobody enable callbacks")?;
+
+        let hook: &'static Self = Box::leak(Box::new(Self {
+            state: Mutex::new((Order::None, Outcome::None)),
+        }));
+        let mut handle = 0;
+        let user = ptr::from_ref(hook).cast_mut().cast();
+        // SAFETY: the callback has the type that the driver calls, and what it is given lives for ever.
+        let result = unsafe { subscribe(&raw mut handle, on_upload, user) };
+        if result != 0 {
+            bail!("cannot subscribe to launches (error {result}); is a profiler attached?");
+        }
+        // SAFETY: plain values, and the handle is the subscriber's.
+        let result = unsafe { enable(1, handle, UPLOAD_DOMAIN, UPLOAD_ID) };
+        if result != 0 {
+            bail!("cannot enable the callbacks of launches (error {result})");
+        }
+        Ok(hook)
+    }
+
+    /// Makes a launch from which some TPCs are taken away.
+    pub(super) fn around(
+        &self,
+        without: TpcMask,
+        launch: impl FnOnce() -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        *self.lock() = (Order::TakeAway(without), Outcome::None);
+        let launched = launch();
+        let (_, outcome) = std::mem::replace(&mut *self.lock(), (Order::None, Outcome::None));
+        launched?;
+        match outcome {
+            Outcome::Done => Ok(()),
+            Outcome::None => bail!("the driver did not show the descriptor of a launch"),
+            Outcome::Failed(why) => bail!("a launch could not be masked: {why}"),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, (Order, Outcome)> {
+        self.state
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// Called by the driver, on the launching thread, inside the launch.
+unsafe extern "C" fn on_upload(user: *mut c_void, domain: i32, id: i32, parameters: *const c_void) {
+    if (domain, id) != (UPLOAD_DOMAIN, UPLOAD_ID) || parameters.is_null() {
+        return;
+    }
+    // SAFETY: this is the hook that was given to `subscribe`; it is never freed.
+    let hook = unsafe { &*user.cast::<Hook>() };
+    let mut state = hook.lock();
+    let Order::TakeAway(without) = state.0 else {
+        return;
+    };
+    // SAFETY: the parameters begin with their size.
+    let bytes = unsafe { parameters.cast::<u32>().read() };
+    if bytes < PARAMETER_BYTES_MIN {
+        state.1 = Outcome::Failed(format!("the callback has {bytes} bytes of parameters"));
+        return;
+    }
+    // SAFETY: the parameters are large enough, as was checked, and words of 8 bytes.
+    let words = unsafe {
+        let word = parameters.cast::<*mut Words>().add(DESCRIPTOR_WORD).read();
+        word.as_mut()
+    };
+    state.1 = match words {
+        Some(words) => take_away(words, without),
+        None => Outcome::Failed("the callback has no descriptor".to_owned()),
+    };
+    state.0 = Order::None;
+}
+
+fn take_away(words: &mut Words, without: TpcMask) -> Outcome {
+    let mut descriptor = match Descriptor::new(words) {
+        Ok(descriptor) => descriptor,
+        Err(error) => return Outcome::Failed(error.to_string()),
+    };
+    if descriptor.allowed() != TpcMask::ALL {
+        return Outcome::Failed(format!(
+            "the driver leaves only TPC bits {} already; is an MPS percentage or a green context \
+             set?",
+            descriptor.allowed()
+        ));
+    }
+    if without.is_empty() {
+        return Outcome::Done;
+    }
+    match descriptor.restrict(!without, TpcMask::ALL) {
+        Restricted::To(_) => Outcome::Done,
+        Restricted::Unchanged(_) => Outcome::Failed("no TPC would be left".to_owned()),
+    }
+}
