@@ -8,3 +8,25 @@
 
 pub mod cuda;
 pub mod latency;
+pub mod testbed;
+
+#[cfg(test)]
+mod tests {
+    use super::cuda::source;
+
+    /// The interpreter refuses at once what it cannot run.
+    #[test]
+    fn the_simulated_gpu_can_run_every_kernel() {
+        for ptx in [
+            source::EMPTY,
+            source::WORK,
+            source::MEET,
+            source::CLUSTER,
+            source::CHECKSUM,
+        ] {
+            if let Err(error) = simgpu::ptx::Module::parse(ptx) {
+                panic!("{error}\n{ptx}");
+            }
+        }
+    }
+}

@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! LithOS on a GPU, with folders and processes of its own: what end-to-end tests, demo and benchmarks
+//! run their tenants on.
+//!
+//! The idea: a testbed is a simulated or a real GPU, a folder, and a daemon that lives in that folder
+//! and nowhere else. Everything ends with the testbed, and several can exist side by side.
+
+mod process;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+pub use process::{Outcome, PATIENCE, Process, until};
+
+/// What is put under LithOS.
+#[derive(Clone, Debug)]
+pub enum Hardware {
+    /// The GPUs that the driver of this machine shows.
+    Real,
+    /// Simulated ones.
+    Simulated(Simulation),
+}
+
+/// Simulated GPUs. Their clock is slow enough for the interpreter to keep up with all their SMs.
+#[derive(Clone, Debug)]
+pub struct Simulation {
+    pub gpus: u32,
+    /// TPCs of each.
+    pub tpcs: u32,
+    pub clock_mhz: f64,
+    /// How far the simulation may lag before its times mean nothing, and it fails.
+    pub tolerance_ms: u64,
+}
+
+/// Where the programs are: beside each other in one folder.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    folder: PathBuf,
+}
+
+impl Programs {
+    /// Those in a folder, which must hold all of them.
+    pub fn in_folder(folder: &Path) -> anyhow::Result<Self> {
+        let needed = ["lithosd", "lithos", "tenant", "liblithos_shim.so"];
+        for name in needed {
+            ensure!(
+                folder.join(name).exists(),
+                "{} is missing: build everything with `cargo build --workspace`",
+                folder.join(name).display()
+            );
+        }
+        Ok(Self {
+            folder: folder.to_owned(),
+        })
+    }
+
+    /// Those beside the program that runs; Cargo puts tests one folder deeper.
+    pub fn beside_this() -> anyhow::Result<Self> {
+        let this = std::env::current_exe()?;
+        let folder = this.parent().context("a program lies in a folder")?;
+        if folder.ends_with("deps") {
+            return Self::in_folder(folder.parent().unwrap_or(folder));
+        }
+        Self::in_folder(folder)
+    }
+
+    /// One of them.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+}
+
+/// LithOS on a GPU.
+#[derive(Debug)]
+pub struct Testbed {
+    programs: Programs,
+    /// What programs need in their environment to find the GPU.
+    environment: Vec<(&'static str, OsString)>,
+    daemon: Option<Process>,
+    simulator: Option<Process>,
+    // Last, so that the folder goes after those who use it.
+    folder: TempDir,
+}
+
+impl Testbed {
+    /// Finds or simulates the GPUs, and makes a folder. Nobody manages anything yet.
+    pub fn new(programs: Programs, hardware: &Hardware) -> anyhow::Result<Self> {
+        let folder = tempfile::Builder::new().prefix("lithos-").tempdir()?;
+        // Tenants of other users come here, too.
+        std::fs::set_permissions(
+            folder.path(),
+            std::os::unix::fs::PermissionsExt::from_mode(0o755),
+        )?;
+        let mut testbed = Self {
+            programs,
+            environment: Vec::new(),
+            daemon: None,
+            simulator: None,
+            folder,
+        };
+        if let Hardware::Simulated(simulation) = hardware {
+            testbed.simulate(simulation)?;
+        }
+        Ok(testbed)
+    }
+
+    fn simulate(&mut self, simulation: &Simulation) -> anyhow::Result<()> {
+        let program = self.programs.path("simgpu");
+        let socket = self.folder.path().join("simgpu.sock");
+        let libraries = Process::start("simgpu lib-dir", Command::new(&program).arg("lib-dir"))?
+            .finish(PATIENCE)?;
+        let libraries = libraries
+            .lines
+            .first()
+            .with_context(|| format!("simgpu lib-dir: {}", libraries.stderr))?;
+        let mut command = Command::new(program);
+        command
+            .arg("serve")
+            .arg("--socket")
+            .arg(&socket)
+            .args(["--gpus", &simulation.gpus.to_string()])
+            .args(["--tpcs", &simulation.tpcs.to_string()])
+            .args(["--clock-mhz", &simulation.clock_mhz.to_string()])
+            .args(["--tolerance-ms", &simulation.tolerance_ms.to_string()]);
+        let mut server = Process::start("simgpu serve", &mut command)?;
+        // Its first line says that it is ready.
+        server.line(PATIENCE)?;
+        self.simulator = Some(server);
+        self.environment = vec![
+            ("SIMGPU_SOCKET", socket.into()),
+            ("LD_LIBRARY_PATH", libraries.into()),
+        ];
+        Ok(())
+    }
+
+    /// The folder of this testbed.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Where the daemon's sockets are.
+    pub fn runtime_directory(&self) -> PathBuf {
+        self.folder.path().join("run")
+    }
+
+    /// Writes the daemon's configuration: the folders of this testbed and whatever else is given, as
+    /// TOML.
+    pub fn write_configuration(&self, rest: &str) -> anyhow::Result<PathBuf> {
+        let path = self.folder.path().join("lithosd.toml");
+        let text = format!(
+            "runtime_directory = {:?}\nstate_directory = {:?}\n{rest}\n",
+            self.runtime_directory(),
+            self.folder.path().join("state"),
+        );
+        std::fs::write(&path, text)?;
+        Ok(path)
+    }
+
+    /// Starts the daemon and waits until it answers.
+    pub fn start_daemon(&mut self, rest: &str) -> anyhow::Result<()> {
+        let configuration = self.write_configuration(rest)?;
+        let mut command = self.command("lithosd");
+        command.arg("--config").arg(configuration);
+        let mut daemon = Process::start("lithosd", &mut command)?;
+        let answers = until("answer of lithosd", PATIENCE, || {
+            if daemon.has_ended()? {
+                return Ok(Some(false));
+            }
+            Ok(self.status().ok().map(|_| true))
+        })?;
+        if !answers {
+            let outcome = daemon.finish(PATIENCE)?;
+            anyhow::bail!("lithosd ended with {}: {}", outcome.status, outcome.stderr);
+        }
+        self.daemon = Some(daemon);
+        Ok(())
+    }
+
+    /// The daemon, if it was started.
+    pub fn daemon(&mut self) -> Option<&mut Process> {
+        self.daemon.as_mut()
+    }
+
+    /// Kills the daemon where it stands.
+    pub fn kill_daemon(&mut self) {
+        self.daemon = None;
+    }
+
+    /// Asks the daemon to end and returns what it came to.
+    pub fn stop_daemon(&mut self) -> anyhow::Result<Outcome> {
+        let daemon = self.daemon.take().context("no daemon was started")?;
+        daemon.signal(Signal::SIGTERM)?;
+        daemon.finish(PATIENCE)
+    }
+
+    /// One of the programs, in an environment in which it finds the GPU.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(self.programs.path(program));
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// The command `lithos`, for this testbed's daemon.
+    pub fn lithos(&self, arguments: &[&str]) -> Command {
+        let mut command = self.command("lithos");
+        command
+            .env("LITHOS_RUNTIME_DIRECTORY", self.runtime_directory())
+            .args(arguments);
+        command
+    }
+
+    /// A tenant that nobody manages.
+    pub fn unmanaged(&self, arguments: &[&str]) -> Command {
+        let mut command = self.command("tenant");
+        command.args(arguments);
+        command
+    }
+
+    /// A tenant under LithOS: `run` are the options of `lithos run`.
+    pub fn managed(&self, run: &[&str], arguments: &[&str]) -> Command {
+        let mut command = self.lithos(&["run"]);
+        command
+            .args(run)
+            .arg("--")
+            .arg(self.programs.path("tenant"))
+            .args(arguments);
+        command
+    }
+
+    /// Runs a command to its end and returns what it came to.
+    pub fn outcome(&self, mut command: Command) -> anyhow::Result<Outcome> {
+        let name = format!("{command:?}");
+        Process::start(&name, &mut command)?.finish(PATIENCE)
+    }
+
+    /// Runs a command that is expected to work and to print JSON.
+    pub fn json(&self, command: Command) -> anyhow::Result<Value> {
+        let name = format!("{command:?}");
+        self.outcome(command)?.json().context(name)
+    }
+
+    /// What `lithos status --json` says.
+    pub fn status(&self) -> anyhow::Result<Value> {
+        let outcome = self.outcome(self.lithos(&["status", "--json"]))?;
+        ensure!(
+            outcome.status.success(),
+            "lithos status: {}: {}",
+            outcome.status,
+            outcome.stderr
+        );
+        let text = outcome.lines.join("\n");
+        serde_json::from_str(&text).with_context(|| format!("not JSON: {text}"))
+    }
+
+    /// Looks at the status until it is as wished, and returns what was found in it.
+    pub fn status_until<T>(
+        &self,
+        what: &str,
+        mut found: impl FnMut(&Value) -> Option<T>,
+    ) -> anyhow::Result<T> {
+        until(what, PATIENCE, || Ok(found(&self.status()?)))
+    }
+
+    /// Stops the simulator, if there is one, and says whether it kept up with the clock.
+    pub fn stop_simulator(&mut self) -> anyhow::Result<Option<Outcome>> {
+        let Some(server) = self.simulator.take() else {
+            return Ok(None);
+        };
+        server.signal(Signal::SIGTERM)?;
+        server.finish(Duration::from_secs(10)).map(Some)
+    }
+}
+
+impl Drop for Testbed {
+    fn drop(&mut self) {
+        // The daemon before the GPU that it uses. What it said matters if something went wrong.
+        if std::thread::panicking()
+            && let Ok(outcome) = self.stop_daemon()
+        {
+            eprintln!("lithosd said:\n{}", outcome.stderr);
+        }
+        self.daemon = None;
+        self.simulator = None;
+    }
+}
