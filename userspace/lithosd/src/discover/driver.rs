@@ -231,8 +231,9 @@ impl Probe for Gpu {
         self.count(launched, 1, without)
     }
 
-    fn clusters(&mut self, launched: u32, without: TpcMask) -> anyhow::Result<u32> {
-        let blocks = self.count(CLUSTER_BLOCKS * launched, CLUSTER_BLOCKS, without)?;
+    fn clusters(&mut self, without: TpcMask) -> anyhow::Result<u32> {
+        let launched = self.sms / CLUSTER_BLOCKS * CLUSTER_BLOCKS;
+        let blocks = self.count(launched, CLUSTER_BLOCKS, without)?;
         if !blocks.is_multiple_of(CLUSTER_BLOCKS) {
             bail!("{blocks} blocks in clusters of {CLUSTER_BLOCKS} ran at once, part of a cluster");
         }
