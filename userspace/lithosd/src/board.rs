@@ -66,7 +66,12 @@ pub enum BoardError {
 impl Board {
     /// Returns where the board of a GPU is kept.
     pub fn path(state_dir: &Path, uuid: &str) -> PathBuf {
-        state_dir.join("topology").join(format!("{uuid}.json"))
+        Self::folder(state_dir).join(format!("{uuid}.json"))
+    }
+
+    /// Returns where boards are kept.
+    pub fn folder(state_dir: &Path) -> PathBuf {
+        state_dir.join("topology")
     }
 
     /// Reads the board of a GPU; `None` if it is not kept.

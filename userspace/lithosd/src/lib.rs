@@ -1,9 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The daemon `lithosd` and what it shares with the command `lithos`.
+//! The daemon `lithosd`, and what it shares with the command `lithos`.
+//!
+//! ```text
+//!   tenants --SEQPACKET--> tenants.rs --+                      +--> lithos-policy
+//!                                       +--> broker.rs --------+
+//!   lithos  --STREAM-----> clients.rs --+    (operator, report)+--> grant pages, ledger.rs
+//!                 daemon.rs: one thread, one place that waits
+//! ```
 
 pub mod board;
+pub mod broker;
+mod clients;
 pub mod config;
+pub mod control;
+pub mod daemon;
+pub mod discover;
 mod file;
+pub mod gpu;
+mod id;
 pub mod ledger;
+mod listener;
+pub mod operator;
 pub mod partition;
+mod peer;
+mod report;
+pub mod status;
 pub mod store;
+mod tenants;
+mod token;

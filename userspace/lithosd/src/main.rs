@@ -1,2 +1,104 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-fn main() {}
+//! The program `lithosd`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use lithosd::config::{Config, DEFAULT_PATH};
+use lithosd::gpu::Machine;
+use lithosd::{daemon, discover};
+use tracing_subscriber::EnvFilter;
+
+/// Shares GPUs between processes in partitions of TPCs.
+///
+/// Tenants, which are CUDA programs started with `lithos run`, connect to broker.sock in the runtime
+/// directory; the command `lithos` connects to lithos.sock there. One daemon serves one runtime
+/// directory. When it ends, tenants keep the TPCs that their partitions guarantee.
+///
+/// It logs to standard error, a line each. SIGTERM and SIGINT end it.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    /// The configuration. The default path may be missing; then everything has its default.
+    #[arg(long, default_value = DEFAULT_PATH)]
+    config: PathBuf,
+
+    /// Only say whether the configuration is right.
+    #[arg(long)]
+    check_config: bool,
+
+    /// Do not ask NVML for GPUs, but make them up from the topologies in the state directory.
+    #[arg(long, hide = true)]
+    without_driver: bool,
+
+    #[command(subcommand)]
+    task: Option<Task>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Find out what the bits of a GPU's TPC masks mean, and print it as JSON.
+    #[command(hide = true)]
+    Discover {
+        /// The GPU's UUID, `GPU-...`.
+        #[arg(long)]
+        gpu: String,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lithosd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> anyhow::Result<()> {
+    if let Some(Task::Discover { gpu }) = &cli.task {
+        let board = discover::run(gpu)?;
+        println!("{}", serde_json::to_string(&board)?);
+        return Ok(());
+    }
+    let config = load(&cli.config)?;
+    if cli.check_config {
+        let partitions = config.partitions.len();
+        println!("{}: right; {partitions} partitions", cli.config.display());
+        return Ok(());
+    }
+    log(&config.log)?;
+    let machine = if cli.without_driver {
+        let boards = Machine::of_boards(&config.state_directory);
+        Some(boards.context("there are no topologies in the state directory")?)
+    } else {
+        None
+    };
+    daemon::run(config, machine)
+}
+
+fn load(path: &Path) -> anyhow::Result<Config> {
+    if path == Path::new(DEFAULT_PATH) && !path.exists() {
+        return Ok(Config::default());
+    }
+    let config = Config::load(path);
+    config.with_context(|| format!("the configuration {} is wrong", path.display()))
+}
+
+/// Sends logs to standard error. The journal has its own times.
+fn log(filter: &str) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(filter).context("the log filter is wrong")?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false);
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        log.without_time().init();
+    } else {
+        log.init();
+    }
+    Ok(())
+}

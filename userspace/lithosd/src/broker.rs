@@ -1,0 +1,623 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! The embedded broker: hands out channels, and stands between tenants and the policy.
+//!
+//! It translates: what tenants and operators ask for becomes events of the policy; the policy's
+//! commands become words in grant pages and waits in ledgers. It knows nothing of sockets and has no
+//! clock; whoever owns it says what time it is.
+//!
+//! ```text
+//!   create_channel ---> waiting ---first grant---> open ---destroy, or the tenant ends---> gone
+//!                          |
+//!                          +--- grant_wait is over ---> refused
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::os::fd::BorrowedFd;
+
+use lithos_abi::arena::layout;
+use lithos_abi::bindings::*;
+use lithos_abi::grant::{Grant, Terms};
+use lithos_abi::message::reply;
+use lithos_abi::ring::ring_bytes;
+use lithos_device::pages::{self, Pages};
+use lithos_policy::{
+    ChannelId, Command, Event, GpuId, Nanos, Oversize, Refusal, Revision, Scheduler, Settings,
+    TenantId, Topology, TpcSet, TpcState,
+};
+
+use crate::config::Config;
+use crate::gpu::{Gpu, format_uuid};
+use crate::id::Ids;
+use crate::ledger::Ledger;
+use crate::operator::Partitions;
+
+/// How often rings are looked at while a drain is awaited.
+const POLL_AWAITED: Nanos = Nanos(500_000);
+/// How often rings are looked at while something moves in them.
+const POLL_MOVING: Nanos = Nanos(10_000_000);
+/// How often rings are looked at otherwise. It is also how old a heartbeat may become.
+const POLL_IDLE: Nanos = Nanos(15_000_000);
+/// No tenant launches faster than this, so that a ring cannot go round between two looks.
+const LAUNCH_NS_MIN: u64 = 1_000;
+
+/// The broker.
+#[derive(Debug)]
+pub struct Broker {
+    pub(crate) config: Config,
+    pub(crate) gpus: Vec<Gpu>,
+    pub(crate) scheduler: Scheduler,
+    pub(crate) partitions: Partitions,
+    pub(crate) tenants: BTreeMap<TenantId, Tenant>,
+    pub(crate) channels: BTreeMap<ChannelId, Channel>,
+    pub(crate) problems: Vec<String>,
+    pub(crate) refused: u64,
+    tenant_ids: Ids,
+    channel_ids: Ids,
+    answers: Vec<Answer>,
+    next_poll: Option<Nanos>,
+}
+
+/// One process that has attached to a partition.
+#[derive(Clone, Debug)]
+pub(crate) struct Tenant {
+    pub(crate) process: Process,
+    pub(crate) partition: String,
+    pub(crate) channels: BTreeSet<ChannelId>,
+}
+
+/// Whose process a tenant is, by the kernel's word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Its id.
+    pub pid: i32,
+    /// Its user.
+    pub uid: u32,
+}
+
+/// One CUDA context of a tenant.
+#[derive(Debug)]
+pub(crate) struct Channel {
+    pub(crate) tenant: TenantId,
+    pub(crate) gpu: GpuId,
+    pub(crate) context: u64,
+    pub(crate) oversize: Oversize,
+    pub(crate) granted: TpcSet,
+    pub(crate) pages: Pages,
+    pub(crate) ledger: Ledger,
+    /// Until when the first grant is waited for; none once it is there.
+    waits_until: Option<Nanos>,
+}
+
+/// The end of a wait for a first grant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Who asked.
+    pub tenant: TenantId,
+    /// The channel, or why there is none.
+    pub outcome: Result<ChannelId, Refused>,
+}
+
+/// Why a tenant does not get what it asked for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text}")]
+pub struct Refused {
+    /// An errno.
+    pub errno: i32,
+    /// What was wrong, and what would be right.
+    pub text: String,
+}
+
+impl Refused {
+    /// A refusal.
+    pub fn new(errno: i32, text: impl ToString) -> Self {
+        Self {
+            errno,
+            text: text.to_string(),
+        }
+    }
+
+    /// Returns it as a reply.
+    pub fn reply(&self) -> lithos_reply {
+        reply(self.errno, &self.text)
+    }
+}
+
+impl Broker {
+    /// A broker for these GPUs and partitions. What is wrong with a partition keeps only it out.
+    pub fn new(config: Config, gpus: Vec<Gpu>, partitions: Partitions, now: Nanos) -> Self {
+        let linger = u64::try_from(config.linger.as_nanos()).unwrap_or(u64::MAX);
+        let mut broker = Self {
+            config,
+            gpus,
+            scheduler: Scheduler::new(Settings {
+                linger: Nanos(linger),
+            }),
+            partitions,
+            tenants: BTreeMap::new(),
+            channels: BTreeMap::new(),
+            problems: Vec::new(),
+            refused: 0,
+            tenant_ids: Ids::default(),
+            channel_ids: Ids::default(),
+            answers: Vec::new(),
+            next_poll: None,
+        };
+        let boards: Vec<(u32, Topology)> = broker.gpus.iter().map(Gpu::numbered_topology).collect();
+        for (index, topology) in boards {
+            let gpu = GpuId(index);
+            if let Err(why) = broker.step(now, Event::GpuAdded { gpu, topology }) {
+                broker.problems.push(format!("GPU {index}: {why}"));
+            }
+        }
+        broker.load_partitions(now);
+        for problem in &broker.problems {
+            tracing::error!("{problem}");
+        }
+        broker
+    }
+
+    /// Makes a process a tenant of a partition.
+    pub fn attach(
+        &mut self,
+        process: Process,
+        partition: &str,
+        now: Nanos,
+    ) -> Result<(TenantId, u32), Refused> {
+        let attached = self.try_attach(process, partition, now);
+        self.count_refusal("attach", process, &attached);
+        attached
+    }
+
+    fn try_attach(
+        &mut self,
+        process: Process,
+        partition: &str,
+        now: Nanos,
+    ) -> Result<(TenantId, u32), Refused> {
+        let Some(known) = self.partitions.find(partition) else {
+            let names = self.partitions.names().join(", ");
+            let known = if names.is_empty() { "none" } else { &names };
+            let text = format!("there is no partition {partition:?}; there is: {known}");
+            return Err(Refused::new(libc::ENOENT, text));
+        };
+        let flags = if known.enforce {
+            LITHOS_ATTACHED_ENFORCE
+        } else {
+            0
+        };
+        let limit = self.config.tenants_max;
+        if self.tenants.len() >= limit {
+            let text = format!("there are {limit} tenants, the most that limits.tenants allows");
+            return Err(Refused::new(libc::EUSERS, text));
+        }
+        let name = partition.parse();
+        let name = name.map_err(|error| Refused::new(libc::EINVAL, error))?;
+        let id = self.tenant_ids.take().map(TenantId);
+        let tenant = id.ok_or_else(|| Refused::new(libc::EUSERS, "there are no ids left"))?;
+        let event = Event::TenantAttached {
+            tenant,
+            partition: name,
+        };
+        if let Err(why) = self.step(now, event) {
+            self.tenant_ids.give_back(tenant.0);
+            return Err(Refused::new(libc::ENOENT, why));
+        }
+        let Process { pid, uid } = process;
+        tracing::info!(%tenant, pid, uid, partition, "tenant attached");
+        let state = Tenant {
+            process,
+            partition: partition.into(),
+            channels: BTreeSet::new(),
+        };
+        self.tenants.insert(tenant, state);
+        Ok((tenant, flags))
+    }
+
+    /// Makes a channel. It has no grant yet: the answer comes with [`Broker::take_answers`].
+    pub fn create_channel(
+        &mut self,
+        tenant: TenantId,
+        request: &lithos_channel_create,
+        now: Nanos,
+    ) -> Result<(), Refused> {
+        let created = self.try_create_channel(tenant, request, now);
+        if let Some(process) = self.tenants.get(&tenant).map(|state| state.process) {
+            self.count_refusal("channel", process, &created);
+        }
+        created
+    }
+
+    fn try_create_channel(
+        &mut self,
+        tenant: TenantId,
+        request: &lithos_channel_create,
+        now: Nanos,
+    ) -> Result<(), Refused> {
+        let Some(state) = self.tenants.get(&tenant) else {
+            return Err(Refused::new(libc::ENOTCONN, "the tenant has ended"));
+        };
+        let limit = self.config.tenant_channels_max;
+        if state.channels.len() >= limit {
+            let text = format!(
+                "the process has {limit} channels, the most that limits.channels_per_tenant allows"
+            );
+            return Err(Refused::new(libc::EMFILE, text));
+        }
+        let gpu = self.gpus.iter().find(|gpu| gpu.uuid_bytes == request.gpu);
+        let Some(gpu) = gpu else {
+            let known: Vec<&str> = self
+                .gpus
+                .iter()
+                .map(|gpu| gpu.board.uuid.as_str())
+                .collect();
+            let text = format!(
+                "{} is no GPU of this daemon (a MIG instance is none, either); there is: {}",
+                format_uuid(&request.gpu),
+                known.join(", ")
+            );
+            return Err(Refused::new(libc::ENODEV, text));
+        };
+        let oversize = self
+            .partitions
+            .find(&state.partition)
+            .map(|entry| entry.oversize);
+        let oversize = oversize.unwrap_or_default();
+        let id = self.channel_ids.take();
+        let id = id.ok_or_else(|| Refused::new(libc::EMFILE, "there are no ids left"))?;
+        let channel = ChannelId(id);
+        let terms = terms(&self.config, gpu, id, oversize);
+        let gpu_id = GpuId(gpu.index);
+        let ledger = Ledger::new(terms.records, gpu.board.tpcs.all());
+        let pages = match pages::create(&terms) {
+            Ok(pages) => pages,
+            Err(error) => {
+                self.channel_ids.give_back(id);
+                let text = format!("cannot make the channel's pages: {error}");
+                return Err(Refused::new(libc::ENOMEM, text));
+            }
+        };
+        let wait = u64::try_from(self.config.grant_wait.as_nanos()).unwrap_or(u64::MAX);
+        let state = Channel {
+            tenant,
+            gpu: gpu_id,
+            context: request.context,
+            oversize,
+            granted: TpcSet::EMPTY,
+            pages,
+            ledger,
+            waits_until: Some(now.after(Nanos(wait))),
+        };
+        self.channels.insert(channel, state);
+        if let Some(state) = self.tenants.get_mut(&tenant) {
+            state.channels.insert(channel);
+        }
+        let event = Event::ChannelOpened {
+            channel,
+            tenant,
+            gpu: gpu_id,
+        };
+        if let Err(why) = self.step(now, event) {
+            self.forget_channel(channel);
+            return Err(Refused::new(libc::EACCES, why));
+        }
+        self.next_poll = Some(now);
+        Ok(())
+    }
+
+    /// Ends a channel of a tenant.
+    pub fn destroy_channel(
+        &mut self,
+        tenant: TenantId,
+        channel: u64,
+        now: Nanos,
+    ) -> Result<(), Refused> {
+        let id = ChannelId(channel);
+        let own = self
+            .tenants
+            .get(&tenant)
+            .is_some_and(|state| state.channels.contains(&id));
+        if !own {
+            let text = format!("channel {channel} is none of this process");
+            return Err(Refused::new(libc::ENOENT, text));
+        }
+        self.close_channel(id, now);
+        Ok(())
+    }
+
+    /// Ends a tenant and all that is its.
+    pub fn end_tenant(&mut self, tenant: TenantId, why: &str, now: Nanos) {
+        let Some(state) = self.tenants.get(&tenant) else {
+            return;
+        };
+        let pid = state.process.pid;
+        for channel in state.channels.clone() {
+            self.close_channel(channel, now);
+        }
+        self.tenants.remove(&tenant);
+        self.tenant_ids.give_back(tenant.0);
+        self.step_quietly(now, Event::TenantGone { tenant });
+        tracing::info!(%tenant, pid, why, "tenant ended");
+        self.sweep_run_partitions(now);
+    }
+
+    /// Returns the reply to a channel's creation, and the descriptors that go with it.
+    pub fn channel_reply(&self, id: ChannelId) -> Option<(lithos_channel, [BorrowedFd<'_>; 3])> {
+        let channel = self.channels.get(&id)?;
+        let gpu = self
+            .gpus
+            .iter()
+            .find(|gpu| GpuId(gpu.index) == channel.gpu)?;
+        let terms = terms(&self.config, gpu, id.0, channel.oversize);
+        let message = lithos_channel {
+            reply: reply(0, ""),
+            channel: id.0,
+            ring_bytes: terms.ring_bytes,
+            arena_bytes: terms.arena_bytes,
+        };
+        Some((message, channel.pages.descriptors()))
+    }
+
+    /// Returns the waits for a first grant that have ended since the last call.
+    pub fn take_answers(&mut self) -> Vec<Answer> {
+        std::mem::take(&mut self.answers)
+    }
+
+    /// Does what is due: says that the scheduler lives, looks at the rings, ends waits.
+    pub fn turn(&mut self, now: Nanos) {
+        for channel in self.channels.values() {
+            channel.pages.beat(now.0);
+        }
+        if self.scheduler.next_deadline().is_some_and(|due| due <= now) {
+            self.step_quietly(now, Event::Tick);
+        }
+        if self.next_poll.is_some_and(|due| due <= now) {
+            self.poll(now);
+        }
+        self.end_waits(now);
+    }
+
+    /// Returns when [`Broker::turn`] is due next if nothing happens before.
+    pub fn next_turn(&self) -> Option<Nanos> {
+        let waits = self
+            .channels
+            .values()
+            .filter_map(|channel| channel.waits_until);
+        let dues = waits
+            .chain(self.next_poll)
+            .chain(self.scheduler.next_deadline());
+        dues.min()
+    }
+
+    /// Leaves everything as it shall be without a scheduler.
+    pub fn leave(&mut self) {
+        for channel in self.channels.values() {
+            channel.pages.set_broker(LITHOS_BROKER_FAIL_STATIC, 0);
+        }
+    }
+
+    /// Looks at all rings, and tells the policy what they say.
+    fn poll(&mut self, now: Nanos) {
+        let mut events = Vec::new();
+        let mut moved = false;
+        for (&id, channel) in &mut self.channels {
+            let (ring, stamps) = (channel.pages.ring(), channel.pages.stamps());
+            let news = channel.ledger.poll(&ring, &stamps);
+            moved |= news.moved;
+            let cluster = news
+                .cluster_ctas
+                .map(|ctas| Event::ClusterSeen { channel: id, ctas });
+            let drained = news.drained.into_iter();
+            events.extend(cluster);
+            events.extend(drained.map(|revision| Event::Drained {
+                channel: id,
+                revision,
+            }));
+        }
+        for event in events {
+            self.step_quietly(now, event);
+        }
+        let awaited = self
+            .channels
+            .values()
+            .any(|channel| channel.ledger.awaits());
+        let ring = Nanos(u64::from(self.config.ring_records) * LAUNCH_NS_MIN);
+        let pace = match (awaited, moved) {
+            (true, _) => POLL_AWAITED,
+            (false, true) => POLL_MOVING.min(ring),
+            (false, false) => POLL_IDLE.min(ring),
+        };
+        self.next_poll = (!self.channels.is_empty()).then(|| now.after(pace));
+    }
+
+    fn end_waits(&mut self, now: Nanos) {
+        let over = |channel: &Channel| channel.waits_until.is_some_and(|until| until <= now);
+        let over: Vec<ChannelId> = (self.channels.iter())
+            .filter_map(|(&id, channel)| over(channel).then_some(id))
+            .collect();
+        for id in over {
+            let text = self.explain_wait(id);
+            let Some(tenant) = self.channels.get(&id).map(|channel| channel.tenant) else {
+                continue;
+            };
+            tracing::warn!(%tenant, channel = %id, "{text}");
+            self.refused += 1;
+            self.close_channel(id, now);
+            let outcome = Err(Refused::new(libc::ETIMEDOUT, text));
+            self.answers.push(Answer { tenant, outcome });
+        }
+    }
+
+    /// Says what a channel without a grant waits for.
+    fn explain_wait(&self, id: ChannelId) -> String {
+        let waited = format!(
+            "waited {} ms for a first TPC",
+            self.config.grant_wait.as_millis()
+        );
+        let Some(view) = self.scheduler.channel(id) else {
+            return waited;
+        };
+        let gpu = self.scheduler.gpus().find(|gpu| gpu.gpu == view.gpu);
+        let tpcs = gpu.map(|gpu| gpu.tpcs).unwrap_or_default();
+        let mut from = BTreeMap::<String, (TpcSet, BTreeSet<ChannelId>)>::new();
+        for tpc in &tpcs {
+            if let TpcState::InTransit {
+                from: user,
+                to,
+                awaiting,
+                ..
+            } = &tpc.state
+                && to.as_ref() == Some(&view.partition)
+            {
+                let (set, channels) = from.entry(user.to_string()).or_default();
+                set.insert(tpc.bit);
+                channels.extend(awaiting);
+            }
+        }
+        if from.is_empty() {
+            return format!(
+                "{waited}: partition {} has none on GPU {}, because guarantees and running \
+                 channels of others take all; give it a guarantee, or lower others",
+                view.partition, view.gpu
+            );
+        }
+        let transit: Vec<String> = (from.iter())
+            .map(|(user, (set, channels))| {
+                let channels: Vec<String> = channels.iter().map(ChannelId::to_string).collect();
+                format!("TPCs {set} of {user} (channels {})", channels.join(", "))
+            })
+            .collect();
+        let transit = transit.join("; ");
+        format!("{waited}: launches have not completed on {transit}; see lithos status")
+    }
+
+    fn close_channel(&mut self, id: ChannelId, now: Nanos) {
+        let Some(channel) = self.channels.get_mut(&id) else {
+            return;
+        };
+        let (ring, stamps) = (channel.pages.ring(), channel.pages.stamps());
+        channel.ledger.poll(&ring, &stamps);
+        let outstanding = !channel.ledger.is_idle();
+        self.forget_channel(id);
+        let event = Event::ChannelClosed {
+            channel: id,
+            outstanding,
+        };
+        self.step_quietly(now, event);
+    }
+
+    fn forget_channel(&mut self, id: ChannelId) {
+        if let Some(channel) = self.channels.remove(&id) {
+            channel.pages.set_broker(LITHOS_BROKER_RETIRED, 0);
+            if let Some(tenant) = self.tenants.get_mut(&channel.tenant) {
+                tenant.channels.remove(&id);
+            }
+            self.channel_ids.give_back(id.0);
+        }
+    }
+
+    /// Tells the policy something that it has no reason to refuse.
+    fn step_quietly(&mut self, now: Nanos, event: Event) {
+        if let Err(why) = self.step(now, event.clone()) {
+            tracing::error!("the policy refused {event:?}: {why}");
+        }
+    }
+
+    /// Tells the policy something, does what it wants done, and returns its answer.
+    pub(crate) fn step(&mut self, now: Nanos, event: Event) -> Result<(), Refusal> {
+        let mut commands = VecDeque::new();
+        self.scheduler.step(now, event, &mut commands);
+        let mut answer = Ok(());
+        for command in commands {
+            match command {
+                Command::Accepted(request) => tracing::trace!(?request, "accepted"),
+                Command::Refuse { why, .. } => answer = Err(why),
+                Command::Grant(grant) => self.publish(grant.channel, grant.revision, grant.tpcs),
+                Command::AwaitDrain { channel, revision } => {
+                    if let Some(channel) = self.channels.get_mut(&channel) {
+                        channel.ledger.await_drain(revision);
+                    }
+                    self.next_poll = Some(now);
+                }
+            }
+        }
+        answer
+    }
+
+    /// Writes a grant, for now and for the time when nobody schedules.
+    fn publish(&mut self, id: ChannelId, revision: Revision, tpcs: TpcSet) {
+        let fail_static = self.fail_static(id, tpcs);
+        let Some(channel) = self.channels.get_mut(&id) else {
+            return;
+        };
+        let words = |tpcs: TpcSet| Grant {
+            tpcs: tpcs.words(),
+            ..Grant::default()
+        };
+        let sequence = channel.pages.publish(&words(tpcs));
+        let reserved = channel.pages.ring().reserved();
+        channel.ledger.granted(sequence, revision, tpcs, reserved);
+        channel.pages.publish_fail_static(&words(fail_static));
+        channel.granted = tpcs;
+        tracing::debug!(channel = %id, grant = sequence, %tpcs, "granted");
+        if channel.waits_until.take().is_some() {
+            self.answers.push(Answer {
+                tenant: channel.tenant,
+                outcome: Ok(id),
+            });
+        }
+    }
+
+    /// Returns what a channel may use when nobody schedules: its partition's guarantee, taken from
+    /// what it has now, so that it is nobody else's. Where that leaves no room for its clusters, or
+    /// where there is no guarantee, it is all that it has now.
+    fn fail_static(&self, id: ChannelId, tpcs: TpcSet) -> TpcSet {
+        let Some(channel) = self.channels.get(&id) else {
+            return tpcs;
+        };
+        let partition = self
+            .tenants
+            .get(&channel.tenant)
+            .map(|tenant| &tenant.partition);
+        let entry = partition.and_then(|name| self.partitions.find(name));
+        let guarantee = entry.map_or(0, |entry| entry.guarantee);
+        let some = tpcs.lowest(guarantee);
+        let gpu = self.gpus.iter().find(|gpu| GpuId(gpu.index) == channel.gpu);
+        let need = lithos_policy::tpcs_for_cluster(channel.ledger.totals().cluster_ctas);
+        let fits = gpu.is_some_and(|gpu| gpu.board.tpcs.fits(some, need));
+        if guarantee == 0 || !fits { tpcs } else { some }
+    }
+
+    fn count_refusal<T>(&mut self, what: &str, process: Process, outcome: &Result<T, Refused>) {
+        if let Err(why) = outcome {
+            self.refused += 1;
+            let Process { pid, uid } = process;
+            tracing::warn!(pid, uid, "{what} refused: {why}");
+        }
+    }
+}
+
+/// The terms of a channel.
+fn terms(config: &Config, gpu: &Gpu, channel: u64, oversize: Oversize) -> Terms {
+    let (regions, arena_bytes) = layout(config.regions);
+    let mut gpc = [u8::try_from(LITHOS_GPC_NONE).unwrap_or(u8::MAX); LITHOS_TPCS_MAX as usize];
+    for tpc in gpu.board.tpcs.tpcs() {
+        let alone = u8::try_from(LITHOS_GPC_ALONE).unwrap_or(u8::MAX);
+        gpc[usize::from(tpc.bit)] = tpc.gpc.unwrap_or(alone);
+    }
+    Terms {
+        channel,
+        gpu_index: gpu.index,
+        oversize: match oversize {
+            Oversize::Widen => LITHOS_OVERSIZE_WIDEN,
+            Oversize::Refuse => LITHOS_OVERSIZE_REFUSE,
+        },
+        ring_bytes: (ring_bytes(config.ring_records) as u64)
+            .next_multiple_of(u64::from(LITHOS_PAGE_BYTES)),
+        arena_bytes,
+        records: config.ring_records,
+        tpc_sms: gpu.board.tpc_sms,
+        regions,
+        present: gpu.board.tpcs.all().words(),
+        gpc,
+    }
+}

@@ -1,0 +1,334 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! The socket that `lithos` connects to, and its connections: a JSON request a line, a JSON reply a
+//! line.
+//!
+//! A connection has one reply under way at a time; until the peer has taken it, its further requests
+//! are left alone. So nobody can make the daemon wait, or hold more than a line and a reply.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+
+use lithos_policy::Nanos;
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
+
+use crate::broker::Broker;
+use crate::control::{Failure, FailureKind, LINE_BYTES_MAX, Reply, Request};
+use crate::listener::Listener;
+use crate::peer::Peer;
+use crate::token::{Kind, Token};
+
+/// Connections at a time. Beyond that the one that was idle longest is closed.
+const CLIENTS_MAX: usize = 64;
+
+/// The command's connections.
+#[derive(Debug)]
+pub(crate) struct Clients {
+    listener: Listener,
+    group: Group,
+    connections: BTreeMap<u64, Connection>,
+}
+
+/// The group whose members may change things.
+#[derive(Clone, Debug)]
+pub(crate) struct Group {
+    pub(crate) name: String,
+    /// None if there is no such group.
+    pub(crate) gid: Option<u32>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    stream: UnixStream,
+    peer: Peer,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    /// No more requests are taken in.
+    closing: bool,
+    active_at: Nanos,
+}
+
+/// Answers requests. The connections know nothing of what they are about.
+pub(crate) trait Answer {
+    /// Does what a process asks for, if it may.
+    fn answer(&mut self, request: Request, peer: &Peer, now: Nanos) -> Reply;
+}
+
+impl Clients {
+    pub(crate) fn new(listener: Listener, group: Group) -> Self {
+        Self {
+            listener,
+            group,
+            connections: BTreeMap::new(),
+        }
+    }
+
+    /// Takes in those who have connected.
+    pub(crate) fn accept(&mut self, epoll: &Epoll, now: Nanos) {
+        while let Some(stream) = self.listener.accept(epoll, now) {
+            if self.connections.len() >= CLIENTS_MAX {
+                let idlest = self.connections.iter().min_by_key(|(_, c)| c.active_at);
+                if let Some(number) = idlest.map(|(&number, _)| number) {
+                    self.connections.remove(&number);
+                }
+            }
+            let number = self.listener.accepted();
+            if let Err(error) = self.enter(number, stream, epoll, now) {
+                tracing::warn!("a connection was closed: its process is not known: {error}");
+            }
+        }
+    }
+
+    fn enter(
+        &mut self,
+        number: u64,
+        stream: UnixStream,
+        epoll: &Epoll,
+        now: Nanos,
+    ) -> io::Result<()> {
+        let peer = Peer::of(stream.as_fd())?;
+        let kind = Kind::Client;
+        let token = Token { kind, number };
+        epoll.add(&stream, EpollEvent::new(EpollFlags::EPOLLIN, token.into()))?;
+        let connection = Connection {
+            stream,
+            peer,
+            input: Vec::new(),
+            output: Vec::new(),
+            closing: false,
+            active_at: now,
+        };
+        self.connections.insert(number, connection);
+        Ok(())
+    }
+
+    /// Goes on with a connection: takes in requests, sends replies.
+    pub(crate) fn ready(
+        &mut self,
+        number: u64,
+        answerer: &mut impl Answer,
+        epoll: &Epoll,
+        now: Nanos,
+    ) {
+        let Some(connection) = self.connections.get_mut(&number) else {
+            return;
+        };
+        connection.active_at = now;
+        let flags = match connection.go_on(answerer, &self.group, now) {
+            Ok(Some(flags)) => flags,
+            Ok(None) | Err(_) => {
+                self.connections.remove(&number);
+                return;
+            }
+        };
+        let kind = Kind::Client;
+        let mut event = EpollEvent::new(flags, Token { kind, number }.into());
+        if epoll.modify(&connection.stream, &mut event).is_err() {
+            self.connections.remove(&number);
+        }
+    }
+
+    pub(crate) fn turn(&mut self, epoll: &Epoll, now: Nanos) {
+        self.listener.turn(epoll, now);
+    }
+
+    pub(crate) fn next_turn(&self) -> Option<Nanos> {
+        self.listener.next_turn()
+    }
+}
+
+impl Connection {
+    /// Does all that can be done now. Returns what to wait for, or none if this is the end.
+    fn go_on(
+        &mut self,
+        answerer: &mut impl Answer,
+        group: &Group,
+        now: Nanos,
+    ) -> io::Result<Option<EpollFlags>> {
+        loop {
+            if !self.flush()? {
+                return Ok(Some(EpollFlags::EPOLLOUT));
+            }
+            if self.closing {
+                return Ok(None);
+            }
+            if let Some(line) = self.take_line() {
+                let reply = self.reply(&line, answerer, group, now);
+                serde_json::to_writer(&mut self.output, &reply)?;
+                self.output.push(b'\n');
+                continue;
+            }
+            if self.input.len() >= LINE_BYTES_MAX {
+                let text = format!("a request has at most {LINE_BYTES_MAX} bytes");
+                let reply = Reply::Error(Failure::new(FailureKind::Malformed, text));
+                serde_json::to_writer(&mut self.output, &reply)?;
+                self.output.push(b'\n');
+                self.closing = true;
+                continue;
+            }
+            let mut buffer = [0; 4096];
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return Ok(None),
+                Ok(size) => self.input.extend_from_slice(&buffer[..size]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(Some(EpollFlags::EPOLLIN));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Sends what is to be sent, and returns whether that was all.
+    fn flush(&mut self) -> io::Result<bool> {
+        while !self.output.is_empty() {
+            match self.stream.write(&self.output) {
+                Ok(size) => drop(self.output.drain(..size)),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    fn take_line(&mut self) -> Option<Vec<u8>> {
+        let end = self.input.iter().position(|&byte| byte == b'\n')?;
+        let mut line: Vec<u8> = self.input.drain(..=end).collect();
+        line.pop();
+        Some(line)
+    }
+
+    fn reply(&self, line: &[u8], answerer: &mut impl Answer, group: &Group, now: Nanos) -> Reply {
+        let request: Request = match serde_json::from_slice(line) {
+            Ok(request) => request,
+            Err(error) => {
+                let text = format!("this is no request: {error}");
+                return Reply::Error(Failure::new(FailureKind::Malformed, text));
+            }
+        };
+        if request.changes() && !self.peer.may_change(group.gid) {
+            return Reply::Error(Failure::new(FailureKind::Denied, group.denial()));
+        }
+        answerer.answer(request, &self.peer, now)
+    }
+}
+
+impl Group {
+    fn denial(&self) -> String {
+        let name = &self.name;
+        let remedy = match self.gid {
+            Some(_) => {
+                format!("the group {name} (sudo usermod -aG {name} USER, then log in again)")
+            }
+            None => format!(
+                "the group {name}, which does not exist (sudo groupadd {name}, then \
+                 restart lithosd)"
+            ),
+        };
+        format!("only root and members of {remedy} may change partitions; all may join and look")
+    }
+}
+
+/// What answers requests with the broker's help.
+#[derive(Debug)]
+pub(crate) struct Desk<'a> {
+    pub(crate) broker: &'a mut Broker,
+    pub(crate) facts: &'a crate::daemon::Facts,
+    /// Processes that partitions were just made for.
+    pub(crate) owners: Vec<(std::os::fd::OwnedFd, String)>,
+}
+
+impl Answer for Desk<'_> {
+    fn answer(&mut self, request: Request, peer: &Peer, now: Nanos) -> Reply {
+        match self.try_answer(request, peer, now) {
+            Ok(reply) => reply,
+            Err(failure) => {
+                tracing::info!(
+                    pid = peer.process.pid,
+                    uid = peer.process.uid,
+                    "refused: {failure}"
+                );
+                Reply::Error(failure)
+            }
+        }
+    }
+}
+
+impl Desk<'_> {
+    fn try_answer(&mut self, request: Request, peer: &Peer, now: Nanos) -> Result<Reply, Failure> {
+        match request {
+            Request::PartitionCreate { partition } => {
+                let name = partition.name.clone();
+                self.broker.create_partition(partition, now)?;
+                self.partition(&name)
+            }
+            Request::PartitionSet { name, change } => {
+                self.broker.change_partition(&name, &change, now)?;
+                self.partition(&name)
+            }
+            Request::PartitionDelete { name } => {
+                let before = self.partition(&name);
+                self.broker.delete_partition(&name, now)?;
+                before
+            }
+            Request::PartitionList => Ok(Reply::Partitions(self.broker.partition_statuses())),
+            Request::Join { partition } => self.joined(&partition),
+            Request::Run {
+                tpcs,
+                class,
+                enforce,
+            } => self.run(peer, now, |broker, pid| {
+                broker.create_run_partition(pid, tpcs, class, enforce, now)
+            }),
+            Request::Status => {
+                let daemon = self.facts.status(now, self.broker.refused);
+                Ok(Reply::Status(Box::new(self.broker.status(daemon, now))))
+            }
+            Request::Mps => Ok(Reply::Mps(self.facts.mps.clone())),
+        }
+    }
+
+    fn run(
+        &mut self,
+        peer: &Peer,
+        now: Nanos,
+        create: impl FnOnce(&mut Broker, i32) -> Result<String, Failure>,
+    ) -> Result<Reply, Failure> {
+        let watched = peer.clone_pidfd();
+        let pidfd = watched.map_err(|error| Failure::new(FailureKind::Failed, error))?;
+        let name = create(self.broker, peer.process.pid)?;
+        self.owners.push((pidfd, name.clone()));
+        let joined = self.joined(&name);
+        if joined.is_err() {
+            self.broker.end_run_owner(&name, now);
+        }
+        joined
+    }
+
+    fn partition(&self, name: &str) -> Result<Reply, Failure> {
+        self.broker.existing(name)?;
+        let missing = || {
+            Failure::new(
+                FailureKind::Failed,
+                "the policy does not know the partition",
+            )
+        };
+        self.broker
+            .partition_status(name)
+            .map(Reply::Partition)
+            .ok_or_else(missing)
+    }
+
+    fn joined(&self, name: &str) -> Result<Reply, Failure> {
+        let entry = self.broker.existing(name)?.entry;
+        Ok(Reply::Joined(crate::control::Joined {
+            partition: entry.name,
+            class: entry.class,
+            enforce: entry.enforce,
+            broker_socket: self.facts.broker_socket.clone(),
+            mps: self.facts.mps.clone(),
+        }))
+    }
+}

@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! The daemon: one thread that owns the broker and waits in one place.
+//!
+//! Everything that can happen is a descriptor in one epoll set: signals, a timer for what the broker
+//! wants done at a time, the two listening sockets, connections, and processes (pidfds). Between two
+//! waits nothing blocks.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use lithos_abi::bindings::LITHOS_ABI_VERSION;
+use lithos_policy::Nanos;
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use nix::time::clock_gettime;
+
+use crate::broker::Broker;
+use crate::clients::{Clients, Desk, Group};
+use crate::config::{Config, MpsEnable};
+use crate::discover;
+use crate::gpu::{Gpu, Machine};
+use crate::listener::Listener;
+use crate::operator::Partitions;
+use crate::status::{DaemonStatus, MpsStatus};
+use crate::store::Store;
+use crate::tenants::Tenants;
+use crate::token::{Kind, Token};
+
+/// Events taken out of the epoll set at once.
+const EVENTS: usize = 64;
+
+/// What does not change while the daemon runs, for status and replies.
+#[derive(Clone, Debug)]
+pub(crate) struct Facts {
+    pub(crate) broker_socket: String,
+    pub(crate) mps: MpsStatus,
+    started: Nanos,
+}
+
+impl Facts {
+    pub(crate) fn status(&self, now: Nanos, refused: u64) -> DaemonStatus {
+        DaemonStatus {
+            version: env!("CARGO_PKG_VERSION").into(),
+            abi_version: LITHOS_ABI_VERSION,
+            pid: std::process::id(),
+            broker: "embedded".into(),
+            broker_socket: self.broker_socket.clone(),
+            uptime_ms: now.0.saturating_sub(self.started.0) / 1_000_000,
+            refused,
+            mps: self.mps.clone(),
+        }
+    }
+}
+
+/// Everything that the loop works with.
+struct Daemon {
+    epoll: Epoll,
+    timer: TimerFd,
+    signals: SignalFd,
+    broker: Broker,
+    facts: Facts,
+    tenants: Tenants,
+    clients: Clients,
+    owners: BTreeMap<u64, (OwnedFd, String)>,
+    owners_seen: u64,
+}
+
+/// Runs the daemon until it is told to end. The machine is what NVML says, or what the caller makes up.
+pub fn run(config: Config, machine: Option<Machine>) -> anyhow::Result<()> {
+    let run_dir = &config.runtime_directory;
+    make_directory(run_dir)?;
+    make_directory(&config.state_directory)?;
+    let _lock = lock(run_dir)?;
+    raise_descriptor_limit();
+    let machine = match machine {
+        Some(machine) => machine,
+        None => Machine::read()?,
+    };
+    let gpus = read_gpus(&machine, &config.state_directory)?;
+    for gpu in &gpus {
+        let (index, name) = (gpu.index, &gpu.name);
+        let tpcs = gpu.board.tpcs.total();
+        tracing::info!(index, name, uuid = gpu.board.uuid, tpcs, "GPU");
+    }
+    let mut daemon = Daemon::new(config, &machine, gpus)?;
+    let pid = std::process::id();
+    tracing::info!(pid, socket = daemon.facts.broker_socket, "lithosd is ready");
+    daemon.serve()?;
+    daemon.broker.leave();
+    tracing::info!("lithosd ends; tenants keep their guarantees");
+    Ok(())
+}
+
+impl Daemon {
+    fn new(config: Config, machine: &Machine, gpus: Vec<Gpu>) -> anyhow::Result<Self> {
+        let now = now();
+        let store = Store::open(&config.state_directory)?;
+        let facts = Facts {
+            broker_socket: config.broker_socket().display().to_string(),
+            mps: mps_status(&config, machine)?,
+            started: now,
+        };
+        let group = group(&config.group);
+        // From here on signals come as events. Discovery has ended, so no child inherits that.
+        let mut wanted = SigSet::empty();
+        wanted.add(Signal::SIGTERM);
+        wanted.add(Signal::SIGINT);
+        wanted.thread_block()?;
+        let signals =
+            SignalFd::with_flags(&wanted, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
+        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let event = |kind| EpollEvent::new(EpollFlags::EPOLLIN, Token { kind, number: 0 }.into());
+        epoll.add(&signals, event(Kind::Signals))?;
+        epoll.add(&timer, event(Kind::Timer))?;
+        let listen = |path: &Path, kind| {
+            let listener = Listener::bind(path, kind, &epoll);
+            listener.with_context(|| format!("cannot listen at {}", path.display()))
+        };
+        let tenants = Tenants::new(listen(&config.broker_socket(), Kind::TenantListener)?);
+        let clients = listen(&config.control_socket(), Kind::ClientListener)?;
+        let partitions = Partitions::new(config.partitions.clone(), store);
+        Ok(Self {
+            broker: Broker::new(config, gpus, partitions, now),
+            epoll,
+            timer,
+            signals,
+            facts,
+            tenants,
+            clients: Clients::new(clients, group),
+            owners: BTreeMap::new(),
+            owners_seen: 0,
+        })
+    }
+
+    fn serve(&mut self) -> anyhow::Result<()> {
+        let mut events = [EpollEvent::empty(); EVENTS];
+        loop {
+            let now = now();
+            self.broker.turn(now);
+            self.tenants.turn(&mut self.broker, &self.epoll, now);
+            self.clients.turn(&self.epoll, now);
+            self.deliver(now);
+            self.arm()?;
+            let count = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
+                Ok(count) => count,
+                Err(nix::Error::EINTR) => continue,
+                Err(error) => return Err(error).context("cannot wait for events"),
+            };
+            for event in &events[..count] {
+                if !self.take(Token::from(event.data()))? {
+                    return Ok(());
+                }
+                self.deliver(self::now());
+            }
+        }
+    }
+
+    /// Takes in one event, and returns whether to go on.
+    fn take(&mut self, token: Token) -> anyhow::Result<bool> {
+        let now = now();
+        let Token { kind, number } = token;
+        match kind {
+            Kind::Signals => {
+                if let Some(signal) = self.signals.read_signal()? {
+                    tracing::info!(signal = signal.ssi_signo, "told to end");
+                    return Ok(false);
+                }
+            }
+            // What is due is done in each turn of the loop; the timer only ends the wait.
+            Kind::Timer => match self.timer.wait() {
+                Ok(()) | Err(nix::Error::EAGAIN) => {}
+                Err(error) => return Err(error).context("cannot read the timer"),
+            },
+            Kind::TenantListener => self.tenants.accept(&mut self.broker, &self.epoll, now),
+            Kind::ClientListener => self.clients.accept(&self.epoll, now),
+            Kind::Tenant => self
+                .tenants
+                .readable(number, &mut self.broker, &self.epoll, now),
+            Kind::TenantProcess => self.tenants.process_ended(number, &mut self.broker, now),
+            Kind::Client => {
+                let mut desk = Desk {
+                    broker: &mut self.broker,
+                    facts: &self.facts,
+                    owners: Vec::new(),
+                };
+                self.clients.ready(number, &mut desk, &self.epoll, now);
+                for (pidfd, name) in desk.owners {
+                    self.watch_owner(pidfd, name, now);
+                }
+            }
+            Kind::RunOwner => {
+                if let Some((_, name)) = self.owners.remove(&number) {
+                    self.broker.end_run_owner(&name, now);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn watch_owner(&mut self, pidfd: OwnedFd, name: String, now: Nanos) {
+        self.owners_seen += 1;
+        let (kind, number) = (Kind::RunOwner, self.owners_seen);
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, Token { kind, number }.into());
+        match self.epoll.add(&pidfd, event) {
+            Ok(()) => drop(self.owners.insert(number, (pidfd, name))),
+            Err(error) => {
+                tracing::error!("cannot watch the process that {name} was made for: {error}");
+                self.broker.end_run_owner(&name, now);
+            }
+        }
+    }
+
+    fn deliver(&mut self, now: Nanos) {
+        let answers = self.broker.take_answers();
+        self.tenants
+            .deliver(answers, &mut self.broker, &self.epoll, now);
+    }
+
+    /// Sets the timer to what is due next.
+    fn arm(&self) -> anyhow::Result<()> {
+        let dues = [
+            self.broker.next_turn(),
+            self.tenants.next_turn(),
+            self.clients.next_turn(),
+        ];
+        let Some(due) = dues.into_iter().flatten().min() else {
+            return Ok(self.timer.unset()?);
+        };
+        // A time of 0 would disarm it.
+        let due = TimeSpec::from_duration(Duration::from_nanos(due.0.max(1)));
+        let flags = TimerSetTimeFlags::TFD_TIMER_ABSTIME;
+        Ok(self.timer.set(Expiration::OneShot(due), flags)?)
+    }
+}
+
+/// The time, on a clock that does not go back.
+fn now() -> Nanos {
+    let time = clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    let time = time.map(Duration::from).unwrap_or_default();
+    Nanos(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+}
+
+fn make_directory(path: &Path) -> anyhow::Result<()> {
+    let made = fs::create_dir_all(path);
+    made.with_context(|| format!("cannot make the directory {}", path.display()))
+}
+
+/// Takes the lock that says that this daemon serves a runtime directory.
+fn lock(run_dir: &Path) -> anyhow::Result<Flock<File>> {
+    let path = run_dir.join("lithosd.lock");
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path);
+    let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+    let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => lock,
+        Err((_, nix::Error::EWOULDBLOCK)) => {
+            let pid = fs::read_to_string(&path).unwrap_or_default();
+            bail!(
+                "lithosd runs already on {} (process {}); stop it, or use another \
+                 runtime_directory",
+                run_dir.display(),
+                pid.trim()
+            )
+        }
+        Err((_, error)) => {
+            return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+        }
+    };
+    lock.set_len(0)?;
+    writeln!(lock, "{}", std::process::id())?;
+    Ok(lock)
+}
+
+/// Lets the daemon have as many descriptors as the system allows: each tenant takes two, each channel
+/// three.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!("cannot raise the limit of descriptors: {error}");
+    }
+}
+
+fn read_gpus(machine: &Machine, state_dir: &Path) -> anyhow::Result<Vec<Gpu>> {
+    let program = std::env::current_exe().context("cannot find the daemon's own program")?;
+    let mut gpus = Vec::new();
+    for listed in &machine.gpus {
+        let board = discover::load_or_discover(state_dir, &listed.uuid, || {
+            let mut command = Command::new(&program);
+            command.args(["discover", "--gpu", &listed.uuid]);
+            command
+        })?;
+        gpus.push(Gpu::new(listed.clone(), board)?);
+    }
+    Ok(gpus)
+}
+
+fn mps_status(config: &Config, machine: &Machine) -> anyhow::Result<MpsStatus> {
+    let mps = &config.mps;
+    let unsuitable = (mps.enable == MpsEnable::Off)
+        .then(|| "mps.enable is off".to_owned())
+        .or_else(|| machine.simulated.then(|| "the GPU is simulated".to_owned()));
+    if unsuitable.is_none() {
+        make_directory(&mps.pipe_directory)?;
+        make_directory(&mps.log_directory)?;
+    }
+    Ok(MpsStatus {
+        enable: mps.enable,
+        unsuitable,
+        pipe_directory: mps.pipe_directory.display().to_string(),
+        log_directory: mps.log_directory.display().to_string(),
+    })
+}
+
+fn group(name: &str) -> Group {
+    let gid = match nix::unistd::Group::from_name(name) {
+        Ok(group) => group.map(|group| group.gid.as_raw()),
+        Err(error) => {
+            tracing::warn!("cannot look up the group {name}: {error}");
+            None
+        }
+    };
+    if gid.is_none() {
+        tracing::info!("there is no group {name}: only root may change partitions");
+    }
+    Group {
+        name: name.into(),
+        gid,
+    }
+}

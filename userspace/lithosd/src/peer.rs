@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Who is at the other end of a Unix socket, by the kernel's word, as of when it connected.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::{PeerCredentials, PeerPidfd};
+
+use crate::broker::Process;
+
+/// A process that connected.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) process: Process,
+    gid: u32,
+    groups: Vec<u32>,
+    /// Readable when the process has ended, whoever else holds its socket.
+    pub(crate) pidfd: OwnedFd,
+}
+
+impl Peer {
+    /// Asks the kernel. An error where the process has ended already.
+    pub(crate) fn of(socket: BorrowedFd<'_>) -> io::Result<Self> {
+        let credentials = getsockopt(&socket, PeerCredentials)?;
+        let pid = credentials.pid();
+        let pidfd = match getsockopt(&socket, PeerPidfd) {
+            Ok(pidfd) => pidfd,
+            // Kernels before 6.5 do not know the option.
+            Err(nix::Error::ENOPROTOOPT | nix::Error::EOPNOTSUPP) => open_pidfd(pid)?,
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Self {
+            process: Process {
+                pid,
+                uid: credentials.uid(),
+            },
+            gid: credentials.gid(),
+            groups: peer_groups(socket)?,
+            pidfd,
+        })
+    }
+
+    /// Returns whether the process may change things: it is root's, the daemon's own user's, or a
+    /// member of the group.
+    pub(crate) fn may_change(&self, group: Option<u32>) -> bool {
+        let uid = self.process.uid;
+        let member = |gid| self.gid == gid || self.groups.contains(&gid);
+        uid == 0 || uid == nix::unistd::geteuid().as_raw() || group.is_some_and(member)
+    }
+
+    /// Returns another descriptor that is readable when the process has ended.
+    pub(crate) fn clone_pidfd(&self) -> io::Result<OwnedFd> {
+        self.pidfd.as_fd().try_clone_to_owned()
+    }
+}
+
+fn open_pidfd(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes two integers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made this descriptor, and nobody else has heard of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Returns the supplementary groups, as they were when the peer connected. Those in `/proc` may have
+/// changed since: whoever connects and then executes a privileged program would borrow its groups.
+fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    let mut groups = vec![0_u32; 64];
+    loop {
+        let bytes = size_of_val(groups.as_slice());
+        let mut bytes = libc::socklen_t::try_from(bytes).map_err(io::Error::other)?;
+        // SAFETY: the buffer has as many bytes as `bytes` says, and lives during the call.
+        let result = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &raw mut bytes,
+            )
+        };
+        let error = io::Error::last_os_error();
+        let count = bytes as usize / size_of::<u32>();
+        if result == 0 {
+            groups.truncate(count);
+            return Ok(groups);
+        }
+        // The kernel says how many there are when they do not fit.
+        if error.raw_os_error() != Some(libc::ERANGE) || count <= groups.len() {
+            return Err(error);
+        }
+        groups.resize(count, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn a_peer_is_known_by_process_user_and_groups() {
+        let (one, _other) = UnixStream::pair().unwrap();
+        let peer = Peer::of(one.as_fd()).unwrap();
+        assert_eq!(peer.process.pid, i32::try_from(std::process::id()).unwrap());
+        assert_eq!(peer.process.uid, nix::unistd::geteuid().as_raw());
+        let mut own: Vec<u32> = (nix::unistd::getgroups().unwrap().iter())
+            .map(|gid| gid.as_raw())
+            .collect();
+        own.sort_unstable();
+        let mut seen = peer.groups.clone();
+        seen.sort_unstable();
+        assert_eq!(seen, own);
+    }
+
+    #[test]
+    fn a_stranger_may_change_things_only_as_a_member_of_the_group() {
+        let (one, _other) = UnixStream::pair().unwrap();
+        let mut peer = Peer::of(one.as_fd()).unwrap();
+        assert!(peer.may_change(None));
+        peer.process.uid = nix::unistd::geteuid().as_raw() + 1;
+        (peer.gid, peer.groups) = (100, vec![200, 300]);
+        assert!(!peer.may_change(None));
+        assert!(!peer.may_change(Some(400)));
+        assert!(peer.may_change(Some(100)));
+        assert!(peer.may_change(Some(300)));
+    }
+}

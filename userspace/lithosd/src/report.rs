@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! The broker's state as [`Status`].
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use lithos_abi::bindings::*;
+use lithos_policy::{ChannelId, GpuView, Nanos, TpcSet, TpcState};
+
+use crate::broker::{Broker, Channel};
+use crate::operator::Known;
+use crate::status::{
+    AwaitingStatus, ChannelStatus, DaemonStatus, GpuStatus, PartitionStatus, ShareStatus, Status,
+    TenantStatus, TransitStatus,
+};
+
+/// The tenant's counters, by the names that status gives them.
+const COUNTERS: [(&str, lithos_counter); 15] = [
+    ("masked", LITHOS_COUNT_MASKED),
+    ("stamped", LITHOS_COUNT_STAMPED),
+    ("unstamped", LITHOS_COUNT_UNSTAMPED),
+    ("overrun", LITHOS_COUNT_OVERRUN),
+    ("graph_nodes", LITHOS_COUNT_GRAPH_NODES),
+    ("null", LITHOS_COUNT_NULL),
+    ("unknown_version", LITHOS_COUNT_UNKNOWN_VERSION),
+    ("unknown_bits", LITHOS_COUNT_UNKNOWN_BITS),
+    ("driver_mask_kept", LITHOS_COUNT_DRIVER_MASK_KEPT),
+    ("widened_cooperative", LITHOS_COUNT_WIDENED_COOPERATIVE),
+    ("widened_cluster", LITHOS_COUNT_WIDENED_CLUSTER),
+    ("refused_cooperative", LITHOS_COUNT_REFUSED_COOPERATIVE),
+    ("refused_cluster", LITHOS_COUNT_REFUSED_CLUSTER),
+    ("stale_grant", LITHOS_COUNT_STALE_GRANT),
+    ("ungranted", LITHOS_COUNT_UNGRANTED),
+];
+
+/// What the embedded broker cannot promise.
+const CANNOT_PROMISE: [&str; 5] = [
+    "the shim is cooperative: a process that wants to can undo its own masks",
+    "a process that was not started under LithOS uses the GPU unmanaged; nothing keeps it away",
+    "the launches of a killed process are taken to have ended after limits.linger_ms, unless they \
+     were seen to complete",
+    "without the daemon running processes keep what they have; nobody joins until it is back",
+    "under MPS all processes on a GPU share one fault domain: a fault or a kill of one can end all",
+];
+
+impl Broker {
+    /// Returns everything there is to see.
+    pub fn status(&self, daemon: DaemonStatus, now: Nanos) -> Status {
+        let views: Vec<GpuView> = self.scheduler.gpus().collect();
+        Status {
+            daemon,
+            gpus: self.gpu_statuses(&views),
+            partitions: self.partition_statuses(),
+            tenants: self.tenant_statuses(),
+            channels: self
+                .channels
+                .iter()
+                .map(|(&id, c)| self.channel_status(id, c))
+                .collect(),
+            transit: views
+                .iter()
+                .flat_map(|view| self.transit(view, now))
+                .collect(),
+            problems: self.problems.clone(),
+            cannot_promise: CANNOT_PROMISE.map(str::to_owned).to_vec(),
+        }
+    }
+
+    /// Returns the partitions in the order of their names.
+    pub fn partition_statuses(&self) -> Vec<PartitionStatus> {
+        let names = self.partitions.names();
+        names
+            .iter()
+            .filter_map(|name| self.partition_status(name))
+            .collect()
+    }
+
+    /// Returns one partition.
+    pub fn partition_status(&self, name: &str) -> Option<PartitionStatus> {
+        let Known { entry, origin } = self.partitions.known(name)?;
+        let view = self.scheduler.partition(&name.parse().ok()?)?;
+        let shares = view.shares.iter().map(|share| ShareStatus {
+            gpu: share.gpu.0,
+            size: share.size,
+            planned: share.planned,
+            owned: share.owned,
+            sms: self.sms(share.gpu.0, share.owned),
+            cluster_short: share.cluster_short,
+        });
+        Some(PartitionStatus {
+            spec: entry.clone(),
+            origin: (*origin).into(),
+            tenants: view.tenants.iter().map(|tenant| tenant.0).collect(),
+            shares: shares.collect(),
+        })
+    }
+
+    fn gpu_statuses(&self, views: &[GpuView]) -> Vec<GpuStatus> {
+        let status = |view: &GpuView| {
+            let gpu = self.gpus.iter().find(|gpu| gpu.index == view.gpu.0)?;
+            let free = view.tpcs.iter().filter(|tpc| tpc.state == TpcState::Free);
+            Some(GpuStatus {
+                index: gpu.index,
+                uuid: gpu.board.uuid.clone(),
+                name: gpu.name.clone(),
+                tpcs: gpu.board.tpcs.all(),
+                tpc_sms: gpu.board.tpc_sms,
+                pool: view.pool,
+                free: free.map(|tpc| tpc.bit).collect(),
+            })
+        };
+        views.iter().filter_map(status).collect()
+    }
+
+    fn tenant_statuses(&self) -> Vec<TenantStatus> {
+        let status = |(id, tenant): (&lithos_policy::TenantId, &crate::broker::Tenant)| {
+            let pid = tenant.process.pid;
+            let command = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            TenantStatus {
+                tenant: id.0,
+                pid,
+                uid: tenant.process.uid,
+                command: command.trim_end().into(),
+                partition: tenant.partition.clone(),
+                channels: tenant.channels.iter().map(|channel| channel.0).collect(),
+            }
+        };
+        self.tenants.iter().map(status).collect()
+    }
+
+    fn channel_status(&self, id: ChannelId, channel: &Channel) -> ChannelStatus {
+        let ring = channel.pages.ring();
+        let counters = COUNTERS
+            .iter()
+            .map(|&(name, counter)| (name.into(), ring.counter(counter)));
+        let (unknowable_tpcs, unknowable) = channel.ledger.unknowable();
+        ChannelStatus {
+            channel: id.0,
+            tenant: channel.tenant.0,
+            gpu: channel.gpu.0,
+            context: channel.context,
+            grant: channel.pages.latest(),
+            tpcs: channel.granted,
+            sms: self.sms(channel.gpu.0, channel.granted),
+            oversize: channel.oversize,
+            outstanding: channel.ledger.outstanding(),
+            operators: channel.ledger.operators(),
+            totals: channel.ledger.totals(),
+            unknowable_tpcs,
+            unknowable,
+            counters: counters.collect(),
+        }
+    }
+
+    /// Returns the TPCs of a GPU that are in transit, those with the same story together.
+    fn transit(&self, view: &GpuView, now: Nanos) -> Vec<TransitStatus> {
+        let mut stories = BTreeMap::new();
+        for tpc in &view.tpcs {
+            if let TpcState::InTransit {
+                from,
+                to,
+                since,
+                awaiting,
+                linger_until,
+            } = &tpc.state
+            {
+                let story = (from, to, since, awaiting, linger_until);
+                let tpcs: &mut TpcSet = stories.entry(story).or_default();
+                tpcs.insert(tpc.bit);
+            }
+        }
+        let ms = |span: u64| span / 1_000_000;
+        let status = |((from, to, since, awaiting, linger), tpcs)| {
+            let awaiting: &Vec<ChannelId> = awaiting;
+            let linger: &Option<Nanos> = linger;
+            let (from, to): (&lithos_policy::PartitionName, &Option<_>) = (from, to);
+            let since: &Nanos = since;
+            TransitStatus {
+                gpu: view.gpu.0,
+                tpcs,
+                from: from.to_string(),
+                to: to.as_ref().map(lithos_policy::PartitionName::to_string),
+                since_ms: ms(now.0.saturating_sub(since.0)),
+                awaiting: awaiting
+                    .iter()
+                    .filter_map(|&id| self.awaiting(id))
+                    .collect(),
+                linger_ms: linger.map(|until| ms(until.0.saturating_sub(now.0))),
+            }
+        };
+        stories.into_iter().map(status).collect()
+    }
+
+    fn awaiting(&self, id: ChannelId) -> Option<AwaitingStatus> {
+        let channel = self.channels.get(&id)?;
+        let tenant = self.tenants.get(&channel.tenant)?;
+        Some(AwaitingStatus {
+            channel: id.0,
+            pid: tenant.process.pid,
+            drains: channel.ledger.awaited(),
+        })
+    }
+
+    fn sms(&self, gpu: u32, tpcs: TpcSet) -> u32 {
+        let gpu = self.gpus.iter().find(|known| known.index == gpu);
+        tpcs.len() * gpu.map_or(0, |gpu| gpu.board.tpc_sms)
+    }
+}

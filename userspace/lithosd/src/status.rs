@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! What `lithos status` shows, as plain data. Masks are lists of TPC bits; times are as named.
+
+use std::collections::BTreeMap;
+
+use lithos_policy::{Oversize, TpcSet};
+use serde::{Deserialize, Serialize};
+
+use crate::config::MpsEnable;
+use crate::ledger::{Awaited, Totals, Unknowable};
+use crate::partition::PartitionEntry;
+
+/// Everything.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The daemon.
+    pub daemon: DaemonStatus,
+    /// The GPUs in NVML's order.
+    pub gpus: Vec<GpuStatus>,
+    /// The partitions in the order of their names.
+    pub partitions: Vec<PartitionStatus>,
+    /// The tenants in the order of their ids.
+    pub tenants: Vec<TenantStatus>,
+    /// The channels in the order of their ids.
+    pub channels: Vec<ChannelStatus>,
+    /// TPCs that belong to nobody until launches have completed.
+    pub transit: Vec<TransitStatus>,
+    /// What is wrong and wants an operator's attention.
+    pub problems: Vec<String>,
+    /// What this broker cannot promise.
+    pub cannot_promise: Vec<String>,
+}
+
+/// The daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DaemonStatus {
+    /// Its version.
+    pub version: String,
+    /// The version of `lithos.h` that it speaks.
+    pub abi_version: u32,
+    /// Its process.
+    pub pid: u32,
+    /// `embedded`.
+    pub broker: String,
+    /// Where tenants connect.
+    pub broker_socket: String,
+    /// How long it has been running.
+    pub uptime_ms: u64,
+    /// Requests of tenants that were refused.
+    pub refused: u64,
+    /// MPS.
+    pub mps: MpsStatus,
+}
+
+/// How MPS is to be used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MpsStatus {
+    /// As configured.
+    pub enable: MpsEnable,
+    /// Why MPS is not for this machine, if it is not.
+    pub unsuitable: Option<String>,
+    /// `CUDA_MPS_PIPE_DIRECTORY`.
+    pub pipe_directory: String,
+    /// `CUDA_MPS_LOG_DIRECTORY`.
+    pub log_directory: String,
+}
+
+/// A GPU.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GpuStatus {
+    /// Its index in NVML's order.
+    pub index: u32,
+    /// Its UUID.
+    pub uuid: String,
+    /// Its name.
+    pub name: String,
+    /// Its TPCs.
+    pub tpcs: TpcSet,
+    /// SMs per TPC.
+    pub tpc_sms: u32,
+    /// TPCs that no guarantee reserves.
+    pub pool: u32,
+    /// TPCs that nobody has.
+    pub free: TpcSet,
+}
+
+/// A partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionStatus {
+    /// As its operator wants it.
+    pub spec: PartitionEntry,
+    /// Where it comes from.
+    pub origin: OriginStatus,
+    /// Its tenants.
+    pub tenants: Vec<u64>,
+    /// What it has on each of its GPUs.
+    pub shares: Vec<ShareStatus>,
+}
+
+/// Where a partition comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "by")]
+pub enum OriginStatus {
+    /// The configuration.
+    Configuration,
+    /// `lithos partition`; kept in the state directory.
+    Command,
+    /// `lithos run`; goes with this process and its tenants.
+    Run {
+        /// The process.
+        pid: i32,
+    },
+}
+
+/// What a partition has on one GPU.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShareStatus {
+    /// The GPU's index.
+    pub gpu: u32,
+    /// How many TPCs it should have.
+    pub size: u32,
+    /// Which these are.
+    pub planned: TpcSet,
+    /// Which its channels may use now.
+    pub owned: TpcSet,
+    /// SMs of those.
+    pub sms: u32,
+    /// Whether its largest cluster does not fit into what it owns.
+    pub cluster_short: bool,
+}
+
+/// A tenant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantStatus {
+    /// Its id.
+    pub tenant: u64,
+    /// Its process.
+    pub pid: i32,
+    /// The user whose process it is.
+    pub uid: u32,
+    /// The name that the process has now.
+    pub command: String,
+    /// Its partition.
+    pub partition: String,
+    /// Its channels.
+    pub channels: Vec<u64>,
+}
+
+/// A channel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChannelStatus {
+    /// Its id.
+    pub channel: u64,
+    /// Its tenant.
+    pub tenant: u64,
+    /// The GPU's index.
+    pub gpu: u32,
+    /// The tenant's own name for the CUDA context.
+    pub context: u64,
+    /// The number of its latest grant; 0 while it waits for its first.
+    pub grant: u64,
+    /// The TPCs of that grant.
+    pub tpcs: TpcSet,
+    /// SMs of those.
+    pub sms: u32,
+    /// What becomes of launches that do not fit, as the channel was told when it was made.
+    pub oversize: Oversize,
+    /// Launches that are not known to have completed.
+    pub outstanding: u64,
+    /// Different operators seen, up to a limit.
+    pub operators: u64,
+    /// Sums over its launches.
+    pub totals: Totals,
+    /// TPCs on which launches may run whose completion cannot be known.
+    pub unknowable_tpcs: TpcSet,
+    /// The first of these launches.
+    pub unknowable: Option<Unknowable>,
+    /// What the tenant itself counts.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// TPCs on their way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransitStatus {
+    /// The GPU's index.
+    pub gpu: u32,
+    /// The TPCs.
+    pub tpcs: TpcSet,
+    /// Whose launches may be running on them.
+    pub from: String,
+    /// Who gets them; none if they go back to the pool.
+    pub to: Option<String>,
+    /// For how long they have been on their way.
+    pub since_ms: u64,
+    /// The channels whose launches are awaited.
+    pub awaiting: Vec<AwaitingStatus>,
+    /// If a tenant died: for how long its launches are taken to be running.
+    pub linger_ms: Option<u64>,
+}
+
+/// A channel whose launches are awaited.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AwaitingStatus {
+    /// The channel.
+    pub channel: u64,
+    /// Its process.
+    pub pid: i32,
+    /// What is awaited of it.
+    pub drains: Vec<Awaited>,
+}

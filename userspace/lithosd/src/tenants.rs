@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! The socket that tenants connect to, and their connections.
+//!
+//! A connection is one tenant at most. It ends when either end closes it or when the process that made
+//! it ends, whoever else holds a copy of the descriptor. Nothing here waits for a peer: one that does
+//! not take its replies is dropped. While a tenant waits for its first grant its further requests stay
+//! in the socket, so that replies come in the order of requests.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use lithos_abi::bindings::*;
+use lithos_abi::message::{self, MessageError, PACKET_BYTES_MAX, decode, encode};
+use lithos_device::packet;
+use lithos_policy::{Nanos, TenantId};
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
+
+use crate::broker::{Answer, Broker, Refused};
+use crate::listener::Listener;
+use crate::peer::Peer;
+use crate::token::{Kind, Token};
+
+/// Connections that have not attached yet, beyond the tenants that there may be.
+const STRANGERS_MAX: usize = 64;
+/// How long a connection may take to attach.
+const ATTACH_WAIT: Nanos = Nanos::from_secs(10);
+
+/// Tenants' connections.
+#[derive(Debug)]
+pub(crate) struct Tenants {
+    listener: Listener,
+    connections: BTreeMap<u64, Connection>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    socket: OwnedFd,
+    peer: Peer,
+    tenant: Option<TenantId>,
+    /// A first grant is awaited; requests are left in the socket.
+    waits: bool,
+    attach_by: Nanos,
+}
+
+impl Tenants {
+    pub(crate) fn new(listener: Listener) -> Self {
+        Self {
+            listener,
+            connections: BTreeMap::new(),
+        }
+    }
+
+    /// Takes in those who have connected.
+    pub(crate) fn accept(&mut self, broker: &mut Broker, epoll: &Epoll, now: Nanos) {
+        while let Some(stream) = self.listener.accept(epoll, now) {
+            if self.connections.len() >= broker.config.tenants_max + STRANGERS_MAX {
+                tracing::warn!("a connection was closed: there are too many");
+                broker.refused += 1;
+                continue;
+            }
+            let number = self.listener.accepted();
+            if let Err(error) = self.enter(number, stream.into(), epoll, now) {
+                tracing::warn!("a connection was closed: its process is not known: {error}");
+            }
+        }
+    }
+
+    fn enter(&mut self, number: u64, socket: OwnedFd, epoll: &Epoll, now: Nanos) -> io::Result<()> {
+        let peer = Peer::of(socket.as_fd())?;
+        let watch = |kind, flags| EpollEvent::new(flags, Token { kind, number }.into());
+        let readable = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
+        epoll.add(&socket, watch(Kind::Tenant, readable))?;
+        epoll.add(&peer.pidfd, watch(Kind::TenantProcess, EpollFlags::EPOLLIN))?;
+        let connection = Connection {
+            socket,
+            peer,
+            tenant: None,
+            waits: false,
+            attach_by: now.after(ATTACH_WAIT),
+        };
+        self.connections.insert(number, connection);
+        Ok(())
+    }
+
+    /// Takes in the requests of a connection.
+    pub(crate) fn readable(&mut self, number: u64, broker: &mut Broker, epoll: &Epoll, now: Nanos) {
+        // Longer than any message, so that one that is too long shows.
+        let mut buffer = [0; PACKET_BYTES_MAX];
+        loop {
+            let Some(connection) = self.connections.get_mut(&number) else {
+                return;
+            };
+            if connection.waits {
+                // Requests stay in the socket, so this is the end of the connection.
+                return self.end(number, "the connection was closed", broker, now);
+            }
+            let size = match packet::receive(connection.socket.as_fd(), &mut buffer) {
+                Ok(0) => return self.end(number, "the connection was closed", broker, now),
+                Ok(size) => size,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => buffer.len(),
+                Err(_) => return self.end(number, "the connection broke", broker, now),
+            };
+            match connection.take(&buffer[..size], broker, now) {
+                Some(reply) => {
+                    if !connection.send(&reply, &[]) {
+                        return self.end(number, "replies were not taken", broker, now);
+                    }
+                }
+                None => {
+                    connection.waits = true;
+                    connection.watch(number, epoll);
+                    // The answer may be there; it must not be overtaken by the next request's.
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Ends the connection of a process that has ended.
+    pub(crate) fn process_ended(&mut self, number: u64, broker: &mut Broker, now: Nanos) {
+        self.end(number, "the process ended", broker, now);
+    }
+
+    /// Sends the answers to those who waited.
+    pub(crate) fn deliver(
+        &mut self,
+        answers: Vec<Answer>,
+        broker: &mut Broker,
+        epoll: &Epoll,
+        now: Nanos,
+    ) {
+        for Answer { tenant, outcome } in answers {
+            let mut connections = self.connections.iter_mut();
+            let found = connections.find(|(_, connection)| connection.tenant == Some(tenant));
+            let Some((&number, connection)) = found else {
+                continue;
+            };
+            connection.waits = false;
+            connection.watch(number, epoll);
+            let sent = match outcome {
+                Ok(channel) => broker
+                    .channel_reply(channel)
+                    .is_some_and(|(reply, descriptors)| {
+                        connection.send(&encode(&reply), &descriptors)
+                    }),
+                Err(why) => connection.send(&refusal(LITHOS_MESSAGE_CHANNEL_CREATE, &why), &[]),
+            };
+            if !sent {
+                self.end(number, "replies were not taken", broker, now);
+            }
+        }
+    }
+
+    /// Does what is due: drops those who connected and never attached.
+    pub(crate) fn turn(&mut self, broker: &mut Broker, epoll: &Epoll, now: Nanos) {
+        self.listener.turn(epoll, now);
+        let late =
+            |connection: &Connection| connection.tenant.is_none() && connection.attach_by <= now;
+        let late = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| late(connection));
+        for number in late.map(|(&number, _)| number).collect::<Vec<_>>() {
+            self.end(number, "it did not attach", broker, now);
+        }
+    }
+
+    /// Returns when [`Tenants::turn`] is due next if nothing happens before.
+    pub(crate) fn next_turn(&self) -> Option<Nanos> {
+        let strangers = self.connections.values().filter(|c| c.tenant.is_none());
+        let dues = strangers.map(|connection| connection.attach_by);
+        dues.chain(self.listener.next_turn()).min()
+    }
+
+    fn end(&mut self, number: u64, why: &str, broker: &mut Broker, now: Nanos) {
+        // Closing the descriptors takes them out of the epoll set.
+        let tenant = self
+            .connections
+            .remove(&number)
+            .and_then(|connection| connection.tenant);
+        if let Some(tenant) = tenant {
+            broker.end_tenant(tenant, why, now);
+        }
+    }
+}
+
+impl Connection {
+    /// Takes in one packet and returns the reply, or none if it will come with a first grant.
+    fn take(&mut self, packet: &[u8], broker: &mut Broker, now: Nanos) -> Option<Vec<u8>> {
+        let head = packet
+            .first_chunk()
+            .map_or(0, |head| u32::from_le_bytes(*head));
+        let outcome = match message::kind(packet) {
+            Ok(LITHOS_MESSAGE_ATTACH) => self.attach(packet, broker, now).map(Some),
+            Ok(LITHOS_MESSAGE_CHANNEL_CREATE) => {
+                self.create_channel(packet, broker, now).map(|()| None)
+            }
+            Ok(LITHOS_MESSAGE_CHANNEL_DESTROY) => {
+                self.destroy_channel(packet, broker, now).map(Some)
+            }
+            Ok(other) => Err(malformed(MessageError::Type(other))),
+            Err(error) => Err(malformed(error)),
+        };
+        outcome.unwrap_or_else(|why| {
+            if why.errno == libc::EBADMSG {
+                tracing::warn!(pid = self.peer.process.pid, "{why}");
+                broker.refused += 1;
+            }
+            Some(refusal(head, &why))
+        })
+    }
+
+    fn attach(
+        &mut self,
+        packet: &[u8],
+        broker: &mut Broker,
+        now: Nanos,
+    ) -> Result<Vec<u8>, Refused> {
+        // A tenant of another version may have a longer structure: look at the version first.
+        let at = size_of::<lithos_message>();
+        let version = packet.get(at..).and_then(|rest| rest.first_chunk());
+        let version = version.map_or(LITHOS_ABI_VERSION, |bytes| u32::from_le_bytes(*bytes));
+        if version != LITHOS_ABI_VERSION {
+            let text = format!(
+                "the tenant speaks ABI version {version}, the broker {LITHOS_ABI_VERSION}; \
+                 use the shim and the daemon of one release"
+            );
+            return Err(Refused::new(libc::EPROTONOSUPPORT, text));
+        }
+        let request: lithos_attach = decode(packet).map_err(malformed)?;
+        if self.tenant.is_some() {
+            let text = "this connection is a tenant already; use another one";
+            return Err(Refused::new(libc::EALREADY, text));
+        }
+        let partition = message::text(&request.partition).unwrap_or_default();
+        let (tenant, flags) = broker.attach(self.peer.process, &partition, now)?;
+        self.tenant = Some(tenant);
+        Ok(encode(&lithos_attached {
+            reply: message::reply(0, ""),
+            tenant: tenant.0,
+            flags,
+            version: LITHOS_ABI_VERSION,
+        }))
+    }
+
+    fn create_channel(
+        &mut self,
+        packet: &[u8],
+        broker: &mut Broker,
+        now: Nanos,
+    ) -> Result<(), Refused> {
+        let request: lithos_channel_create = decode(packet).map_err(malformed)?;
+        broker.create_channel(self.attached()?, &request, now)
+    }
+
+    fn destroy_channel(
+        &mut self,
+        packet: &[u8],
+        broker: &mut Broker,
+        now: Nanos,
+    ) -> Result<Vec<u8>, Refused> {
+        let request: lithos_channel_destroy = decode(packet).map_err(malformed)?;
+        broker.destroy_channel(self.attached()?, request.channel, now)?;
+        Ok(encode(&message::reply(0, "")))
+    }
+
+    fn attached(&self) -> Result<TenantId, Refused> {
+        let text = "this connection is no tenant yet; attach to a partition first";
+        self.tenant
+            .ok_or_else(|| Refused::new(libc::ENOTCONN, text))
+    }
+
+    /// Sends a reply, and returns whether there was room for it.
+    fn send(&self, reply: &[u8], descriptors: &[std::os::fd::BorrowedFd<'_>]) -> bool {
+        packet::send(self.socket.as_fd(), reply, descriptors).is_ok()
+    }
+
+    /// Watches for requests, or while a first grant is awaited only for the end.
+    fn watch(&self, number: u64, epoll: &Epoll) {
+        let mut flags = EpollFlags::EPOLLRDHUP;
+        if !self.waits {
+            flags |= EpollFlags::EPOLLIN;
+        }
+        let kind = Kind::Tenant;
+        let mut event = EpollEvent::new(flags, Token { kind, number }.into());
+        if let Err(error) = epoll.modify(&self.socket, &mut event) {
+            tracing::error!("cannot watch a connection: {error}");
+        }
+    }
+}
+
+fn malformed(error: MessageError) -> Refused {
+    let text = format!("this is no request of ABI version {LITHOS_ABI_VERSION}: {error}");
+    Refused::new(libc::EBADMSG, text)
+}
+
+/// Returns the reply that refuses a request of a type. All replies begin alike, so that one to a
+/// type that is not known here can be read, too.
+fn refusal(kind: u32, why: &Refused) -> Vec<u8> {
+    let reply = why.reply();
+    match kind {
+        LITHOS_MESSAGE_ATTACH => encode(&lithos_attached {
+            reply,
+            tenant: 0,
+            flags: 0,
+            version: LITHOS_ABI_VERSION,
+        }),
+        LITHOS_MESSAGE_CHANNEL_CREATE => encode(&lithos_channel {
+            reply,
+            channel: 0,
+            ring_bytes: 0,
+            arena_bytes: 0,
+        }),
+        _ => {
+            let mut packet = encode(&reply);
+            packet[..4].copy_from_slice(&(kind | LITHOS_MESSAGE_REPLY).to_le_bytes());
+            packet
+        }
+    }
+}
