@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! LithOS end to end: `lithosd`, `lithos` and unmodified CUDA programs, driven from outside.
+//!
+//! Every test has a daemon and simulated GPUs of its own. With `LITHOS_TEST_GPU=real` the tests outside
+//! of `simulated` run on the GPU of this machine instead, unchanged.
+
+mod churn;
+mod confined;
+mod grids;
+mod life;
+mod live;
+mod operator;
+mod simulated;
+mod support;
