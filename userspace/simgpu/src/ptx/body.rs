@@ -317,12 +317,10 @@ impl<'a> Body<'a> {
     ) -> Result<RowIndex, ParseError> {
         match operand {
             Operand::Integer(value) if ty.is_integer() => self.constant(value & ty.mask()),
-            Operand::Single(value) if ty.bits == 32 && ty.kind != Kind::Signed => {
+            Operand::Single(value) if ty.bits == 32 && is_raw(ty) => {
                 self.constant(u64::from(value.to_bits()))
             }
-            Operand::Double(value) if ty.bits == 64 && ty.kind != Kind::Signed => {
-                self.constant(value.to_bits())
-            }
+            Operand::Double(value) if ty.bits == 64 && is_raw(ty) => self.constant(value.to_bits()),
             Operand::Double(value) if ty.is_float() => {
                 self.constant(u64::from(super::float::narrow(*value).to_bits()))
             }
@@ -588,4 +586,9 @@ impl<'a> Body<'a> {
         }
         Ok((self.code, self.live.registers()))
     }
+}
+
+/// Whether a floating-point literal may stand for a value of this type.
+fn is_raw(ty: Type) -> bool {
+    matches!(ty.kind, Kind::Float | Kind::Bits)
 }

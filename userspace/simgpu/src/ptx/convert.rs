@@ -74,7 +74,7 @@ impl Conversion {
             ((Kind::Signed, 32), (Kind::Float, 64)) => Some(unary!(i32 => f64, |a| f64::from(a))),
             ((Kind::Unsigned, 32), (Kind::Float, 64)) => Some(unary!(u32 => f64, |a| f64::from(a))),
             ((Kind::Float, 64), (Kind::Float, 32)) if nearest => {
-                Some(unary!(f64 => f32, |a| finish_32::<false, false>(narrow(a))))
+                Some(unary!(f64 => u32, |a| finish_32::<false, false>(narrow(a))))
             }
             ((Kind::Float, 32), (Kind::Float, 64)) => Some(unary!(f32 => f64, |a| f64::from(a))),
             _ => None,
@@ -170,13 +170,13 @@ impl Conversion {
                 Value::Float(float) if self.integral => narrow(self.round(float)),
                 Value::Float(float) => self.double_to_single(float),
             };
-            let float = match (self.flush, self.saturate) {
+            let bits = match (self.flush, self.saturate) {
                 (false, false) => finish_32::<false, false>(float),
                 (false, true) => finish_32::<false, true>(float),
                 (true, false) => finish_32::<true, false>(float),
                 (true, true) => finish_32::<true, true>(float),
             };
-            float.to_lane()
+            bits.to_lane()
         } else {
             let float = match value {
                 Value::Integer(integer) => self.integer_to_double(integer),

@@ -218,8 +218,12 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Reads an instruction up to and with its semicolon.
-    pub(super) fn statement(&mut self) -> Result<Statement<'a>, ParseError> {
+    /// Reads an instruction up to and with its semicolon. One that is not `known` is refused before its
+    /// operands, which may look like nothing that is understood here.
+    pub(super) fn statement(
+        &mut self,
+        known: impl Fn(&str) -> bool,
+    ) -> Result<Statement<'a>, ParseError> {
         let mut guard = None;
         if self.take_mark('@') {
             let complement = self.take_mark('!');
@@ -239,8 +243,9 @@ impl<'a> Cursor<'a> {
             operands: Vec::new(),
             line,
         };
-        if mnemonic == "call" {
-            return self.unsupported(format!("{}: calls are not simulated", statement.name()));
+        if !known(mnemonic) {
+            let message = format!("{}: not simulated", statement.name());
+            return Err(ParseError::unsupported(line, message));
         }
         if !self.take_mark(';') {
             loop {

@@ -31,16 +31,21 @@ pub(super) fn flush_32<const FLUSH: bool>(a: f32) -> f32 {
     }
 }
 
+/// The bits of a result. The NaN is chosen among bits, not floats: to Rust and LLVM all NaNs are one,
+/// and a choice between them may be optimised away.
 #[inline(always)]
-pub(super) fn finish_32<const FLUSH: bool, const SATURATE: bool>(a: f32) -> f32 {
+pub(super) fn finish_32<const FLUSH: bool, const SATURATE: bool>(a: f32) -> u32 {
     let a = flush_32::<FLUSH>(a);
     if SATURATE {
-        // A NaN saturates to zero, which `max` sees to.
-        a.max(0.0).min(1.0)
-    } else if a.is_nan() {
-        f32::from_bits(NAN_32)
+        // A NaN saturates to zero, and so does -0.
+        let a = if a > 0.0 { a } else { 0.0 };
+        return a.min(1.0).to_bits();
+    }
+    let bits = a.to_bits();
+    if bits & 0x7fff_ffff > f32::INFINITY.to_bits() {
+        NAN_32
     } else {
-        a
+        bits
     }
 }
 
@@ -74,7 +79,7 @@ macro_rules! by_flags {
 
 macro_rules! unary_32 {
     ($flags:expr, $f:expr) => {
-        by_flags!($flags, FLUSH, SATURATE => unary!(f32 => f32, |a| {
+        by_flags!($flags, FLUSH, SATURATE => unary!(f32 => u32, |a| {
             let f: fn(f32) -> f32 = $f;
             finish_32::<FLUSH, SATURATE>(f(flush_32::<FLUSH>(a)))
         }))
@@ -83,7 +88,7 @@ macro_rules! unary_32 {
 
 macro_rules! binary_32 {
     ($flags:expr, $f:expr) => {
-        by_flags!($flags, FLUSH, SATURATE => binary!(f32, f32 => f32, |a, b| {
+        by_flags!($flags, FLUSH, SATURATE => binary!(f32, f32 => u32, |a, b| {
             let f: fn(f32, f32) -> f32 = $f;
             finish_32::<FLUSH, SATURATE>(f(flush_32::<FLUSH>(a), flush_32::<FLUSH>(b)))
         }))
@@ -134,14 +139,14 @@ pub(super) fn binary_function_32(name: &str, flags: Flags) -> Option<Binary> {
         } else {
             -lesser_32(-a, -b)
         }),
-        "copysign" => binary!(f32, f32 => f32, |a, b| b.copysign(a)),
+        "copysign" => binary!(u32, u32 => u32, |a, b| (a & 1 << 31) | (b & !(1 << 31))),
         _ => return None,
     })
 }
 
 /// `fma` and `mad` in single precision.
 pub(super) fn fma_function_32(flags: Flags) -> Ternary {
-    by_flags!(flags, FLUSH, SATURATE => ternary!(f32, f32, f32 => f32, |a, b, c| {
+    by_flags!(flags, FLUSH, SATURATE => ternary!(f32, f32, f32 => u32, |a, b, c| {
         let sum = fused_32(flush_32::<FLUSH>(a), flush_32::<FLUSH>(b), flush_32::<FLUSH>(c));
         finish_32::<FLUSH, SATURATE>(sum)
     }))
@@ -168,7 +173,7 @@ pub(super) fn binary_function_64(name: &str) -> Option<Binary> {
         "div" => binary!(f64, f64 => f64, |a, b| a / b),
         "min" => binary!(f64, f64 => f64, |a, b| lesser_64(a, b)),
         "max" => binary!(f64, f64 => f64, |a, b| -lesser_64(-a, -b)),
-        "copysign" => binary!(f64, f64 => f64, |a, b| b.copysign(a)),
+        "copysign" => binary!(u64, u64 => u64, |a, b| (a & 1 << 63) | (b & !(1 << 63))),
         _ => return None,
     })
 }

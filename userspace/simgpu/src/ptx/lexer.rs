@@ -71,7 +71,7 @@ impl<'a> Lexer<'a> {
         let byte = self.peek(0);
         let kind = if starts_name(byte) {
             TokenKind::Name(self.take_while(1, continues_name))
-        } else if byte == b'.' && starts_name(self.peek(1)) {
+        } else if byte == b'.' && (starts_name(self.peek(1)) || self.follows_name()) {
             self.at += 1;
             TokenKind::Dotted(self.take_while(1, |b| continues_name(b) || b == b':'))
         } else if byte.is_ascii_digit() || (byte == b'.' && self.peek(1).is_ascii_digit()) {
@@ -85,6 +85,11 @@ impl<'a> Lexer<'a> {
             return Err(ParseError::invalid(line, "a character that PTX has not"));
         };
         Ok(Some(Token { kind, line }))
+    }
+
+    /// Whether the last byte belongs to a name: a dot there begins a modifier, as in `tex.2d`.
+    fn follows_name(&self) -> bool {
+        self.at > 0 && continues_name(self.peek_back()) && self.peek(1).is_ascii_digit()
     }
 
     /// Takes `first` bytes and those after them that fit. The bytes are ASCII, so the cut is at a

@@ -42,3 +42,6 @@ pub use memory::{
     Access, Fault, LOCAL_WINDOW, Memory, PARAMETER_WINDOW, SHARED_WINDOW, WINDOW_BYTES,
 };
 pub use module::{Image, Kernel, Module, Parameter, Variable, VariableSpace};
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::assemble::assemble;
+use super::assemble::{assemble, is_known};
 use super::body::{Body, Named, NamedPlace};
 use super::code::Space;
 use super::cursor::{Cursor, Operand};
@@ -446,7 +446,7 @@ impl<'a> Parser<'a> {
                 self.body_directive(directive, line, body, layout)?;
                 continue;
             }
-            let statement = self.cursor.statement()?;
+            let statement = self.cursor.statement(is_known)?;
             assemble(body, &statement)?;
         }
     }
@@ -492,6 +492,10 @@ impl<'a> Parser<'a> {
                 Ok(())
             }
             "pragma" => self.cursor.skip_past(';'),
+            "param" => Err(ParseError::unsupported(
+                line,
+                ".param in a body: calls are not simulated",
+            )),
             other => {
                 let message = format!(".{other} is not simulated here");
                 Err(ParseError::unsupported(line, message))
