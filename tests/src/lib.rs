@@ -8,7 +8,9 @@
 
 pub mod cuda;
 pub mod latency;
+pub mod plot;
 pub mod testbed;
+pub mod workload;
 
 #[cfg(test)]
 mod tests {

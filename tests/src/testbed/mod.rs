@@ -268,6 +268,35 @@ impl Testbed {
         until(what, PATIENCE, || Ok(found(&self.status()?)))
     }
 
+    /// Starts MPS in the folders that the daemon's configuration names, as `lithos run` would.
+    pub fn start_mps(&self) -> anyhow::Result<()> {
+        let outcome = self.outcome(self.lithos(&["mps", "start"]))?;
+        ensure!(
+            outcome.status.success(),
+            "lithos mps start: {}",
+            outcome.stderr
+        );
+        Ok(())
+    }
+
+    /// Ends MPS, if it runs.
+    pub fn stop_mps(&self) -> anyhow::Result<()> {
+        if self.mps_pipe_directory().exists() {
+            let outcome = self.outcome(self.lithos(&["mps", "stop"]))?;
+            ensure!(
+                outcome.status.success(),
+                "lithos mps stop: {}",
+                outcome.stderr
+            );
+        }
+        Ok(())
+    }
+
+    /// Where MPS is found.
+    pub fn mps_pipe_directory(&self) -> PathBuf {
+        self.runtime_directory().join("mps").join("pipe")
+    }
+
     /// Stops the simulator, if there is one, and says whether it kept up with the clock.
     pub fn stop_simulator(&mut self) -> anyhow::Result<Option<Outcome>> {
         let Some(server) = self.simulator.take() else {
