@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! A managed context: its channel, and what its launches share.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use lithos_abi::arena::Stamps;
+use lithos_abi::bindings::*;
+use lithos_abi::grant::Grant;
+use lithos_abi::ring::RingWriter;
+use lithos_device::Channel;
+
+use crate::widen::Gpu;
+
+/// What identifies a context beyond its handle, which the driver uses again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// The driver's number for it, unique in the process; 0 if the driver knows no such number.
+    pub(crate) id: u64,
+    /// The device whose primary context it is.
+    pub(crate) primary_of: Option<i32>,
+}
+
+/// A context that LithOS manages.
+#[derive(Debug)]
+pub(crate) struct Managed {
+    pub(crate) identity: Identity,
+    pub(crate) gpu: Gpu,
+    channel: Channel,
+    /// Whether the GPU can reach the arena, at the arena's own address.
+    is_registered: bool,
+    /// API calls that may end the context, and with it the registration of its arena.
+    endings: AtomicU32,
+    /// The grant that the channel came with.
+    first: Option<Grant>,
+}
+
+impl Managed {
+    /// Takes a channel. `is_registered`: see there.
+    pub(crate) fn new(channel: Channel, identity: Identity, is_registered: bool) -> Self {
+        Self {
+            identity,
+            gpu: Gpu::new(channel.terms()),
+            first: channel.grant().read(),
+            channel,
+            is_registered,
+            endings: AtomicU32::new(0),
+        }
+    }
+
+    /// Returns the channel.
+    pub(crate) fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
+    /// Returns the ring.
+    #[inline]
+    pub(crate) fn ring(&self) -> RingWriter<'_> {
+        self.channel.ring()
+    }
+
+    /// Returns whether a launch that needs more than the grant is to fail.
+    pub(crate) fn refuses_oversize(&self) -> bool {
+        self.channel.terms().oversize == LITHOS_OVERSIZE_REFUSE
+    }
+
+    /// Returns what the channel may do now: `last` is the thread's copy for the case that the page
+    /// cannot be read. `None` if nothing was ever granted.
+    #[inline]
+    pub(crate) fn grant(&self, last: &Cell<(u64, Option<Grant>)>) -> Option<Grant> {
+        if let Some(grant) = self.channel.grant().read() {
+            last.set((self.channel.id(), Some(grant)));
+            return Some(grant);
+        }
+        self.stale_grant(last.get())
+    }
+
+    #[cold]
+    fn stale_grant(&self, (whose, last): (u64, Option<Grant>)) -> Option<Grant> {
+        let grant = last.filter(|_| whose == self.channel.id()).or(self.first)?;
+        self.ring().count(LITHOS_COUNT_STALE_GRANT);
+        Some(grant)
+    }
+
+    /// Returns the completion stamps, if the GPU can write them.
+    #[inline]
+    pub(crate) fn stamps(&self) -> Option<Stamps<'_>> {
+        if !self.is_registered {
+            return None;
+        }
+        Some(self.channel.arena()?.stamps())
+    }
+
+    /// Returns whether a launch may be stamped now.
+    #[inline]
+    pub(crate) fn may_stamp(&self) -> bool {
+        self.is_registered && self.endings.load(Ordering::Acquire) == 0
+    }
+
+    /// Says that the context may be about to end: no launch is stamped any more.
+    pub(crate) fn end_begins(&self) {
+        self.endings.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Says that it did not end.
+    pub(crate) fn end_failed(&self) {
+        self.endings.fetch_sub(1, Ordering::AcqRel);
+    }
+}

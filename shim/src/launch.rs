@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! One launch: its descriptor gets the grant's mask and a completion stamp, and the ring a record.
+//!
+//! What is not understood is left as the driver made it, and recorded as such: a scheduler has to
+//! know that it runs anywhere. The order matters in one place: the launch's sequence is reserved
+//! *before* the grant is read (see `struct lithos_ring`).
+
+use lithos_abi::bindings::*;
+use lithos_abi::lithos_record;
+use lithos_descriptor::TpcMask;
+use lithos_descriptor::hopper::{Descriptor, Kind, Restricted, StampSlot, Words, fields};
+use nix::time::{ClockId, clock_gettime};
+
+use crate::channel::Managed;
+use crate::local::{Call, Local};
+use crate::widen::{Need, Widened};
+
+/// Prepares a launch of a managed context for its upload.
+#[inline]
+pub(crate) fn prepare(managed: &Managed, words: &mut Words, function: u64, local: &Local) {
+    let ring = managed.ring();
+    let call = local.call.get();
+    let Ok(mut descriptor) = Descriptor::new(words) else {
+        ring.count(LITHOS_COUNT_UNKNOWN_VERSION);
+        return leave(managed, function, call);
+    };
+    let kind = descriptor.kind();
+    match kind {
+        // A graph's head is a grid of no blocks. It runs again with every replay, unseen.
+        Kind::Null => return ring.count(LITHOS_COUNT_NULL),
+        Kind::Grid | Kind::Clusters | Kind::Cooperative | Kind::CooperativeClusters => {
+            if descriptor.block_count() == 0 {
+                return ring.count(LITHOS_COUNT_NULL);
+            }
+        }
+        Kind::Queue | Kind::Unknown(_) => {
+            ring.count(LITHOS_COUNT_UNKNOWN_BITS);
+            return leave(managed, function, call);
+        }
+    }
+    if descriptor.unknown_bit().is_some() {
+        ring.count(LITHOS_COUNT_UNKNOWN_BITS);
+        return leave(managed, function, call);
+    }
+
+    let sequence = ring.reserve();
+    let mut record = describe(&descriptor, kind);
+    record.sequence = sequence;
+    record.submitted_ns = now_ns();
+    record.function = function;
+    record.stream = call.stream;
+    restrict(managed, &mut descriptor, kind, local, &mut record);
+
+    let is_node = is_graph_node(&descriptor);
+    if is_node {
+        ring.count(LITHOS_COUNT_GRAPH_NODES);
+        record.flags |= LITHOS_RECORD_GRAPH_NODE;
+    }
+    let stamps = managed.stamps();
+    if !ring.claim(sequence, stamps.as_ref()) {
+        return ring.count(LITHOS_COUNT_OVERRUN);
+    }
+    if !is_node {
+        let address = stamps
+            .filter(|_| managed.may_stamp())
+            .map(|stamps| stamps.address(ring.place(sequence)));
+        if address.is_some_and(|address| stamp(&mut descriptor, address, sequence)) {
+            ring.count(LITHOS_COUNT_STAMPED);
+            record.flags |= LITHOS_RECORD_STAMPED;
+        } else {
+            ring.count(LITHOS_COUNT_UNSTAMPED);
+        }
+    }
+    ring.write(&record);
+}
+
+/// Gives the descriptor the mask of the grant, or a wider one where it would starve.
+#[inline]
+fn restrict(
+    managed: &Managed,
+    descriptor: &mut Descriptor<&mut Words>,
+    kind: Kind,
+    local: &Local,
+    record: &mut lithos_record,
+) {
+    let ring = managed.ring();
+    let gpu = &managed.gpu;
+    let Some(grant) = managed.grant(&local.last) else {
+        ring.count(LITHOS_COUNT_UNGRANTED);
+        record.flags |= LITHOS_RECORD_UNMANAGED;
+        record.tpcs.words = (descriptor.allowed() & gpu.present).bits();
+        return;
+    };
+    record.grant = grant.sequence;
+    let need = match kind {
+        Kind::Grid => Need::default(),
+        _ => need(descriptor, local.call.get()),
+    };
+    let granted = TpcMask::from_bits(grant.tpcs);
+    let (fitting, widened) = gpu.fit(granted, descriptor.allowed(), need);
+    let restricted = descriptor.restrict(fitting, gpu.present);
+    record.tpcs.words = restricted.mask().bits();
+    ring.count(match (restricted, widened) {
+        (Restricted::To(_), None) => LITHOS_COUNT_MASKED,
+        (Restricted::To(_), Some(Widened::Cooperative)) => LITHOS_COUNT_WIDENED_COOPERATIVE,
+        (Restricted::To(_), Some(Widened::Cluster)) => LITHOS_COUNT_WIDENED_CLUSTER,
+        (Restricted::Unchanged(_), _) => LITHOS_COUNT_DRIVER_MASK_KEPT,
+    });
+    if widened.is_some() || matches!(restricted, Restricted::Unchanged(_)) {
+        record.flags |= LITHOS_RECORD_WIDENED;
+    }
+}
+
+/// Records a launch that is left as the driver made it.
+#[cold]
+fn leave(managed: &Managed, function: u64, call: Call) {
+    let ring = managed.ring();
+    let sequence = ring.reserve();
+    if !ring.claim(sequence, managed.stamps().as_ref()) {
+        return ring.count(LITHOS_COUNT_OVERRUN);
+    }
+    ring.count(LITHOS_COUNT_UNSTAMPED);
+    ring.write(&lithos_record {
+        sequence,
+        submitted_ns: now_ns(),
+        tpcs: lithos_tpcs {
+            words: managed.gpu.present.bits(),
+        },
+        function,
+        stream: call.stream,
+        flags: LITHOS_RECORD_UNMANAGED,
+        ..Default::default()
+    });
+}
+
+/// What the descriptor says about its launch.
+#[inline]
+fn describe(descriptor: &Descriptor<&mut Words>, kind: Kind) -> lithos_record {
+    let sixteen = |n: u32| u16::try_from(n).unwrap_or(u16::MAX);
+    lithos_record {
+        program: descriptor.program(),
+        grid: descriptor
+            .blocks()
+            .map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
+        shared_bytes: descriptor.shared_bytes(),
+        block: descriptor.block().map(sixteen),
+        cluster: descriptor.cluster().map(sixteen),
+        flags: if kind.is_cooperative() {
+            LITHOS_RECORD_COOPERATIVE
+        } else {
+            0
+        },
+        ..Default::default()
+    }
+}
+
+/// What the launch needs in order not to starve.
+fn need(descriptor: &Descriptor<&mut Words>, call: Call) -> Need {
+    let blocks = descriptor.block_count();
+    let is_cooperative = descriptor.kind().is_cooperative();
+    Need {
+        cluster_blocks: descriptor.cluster().into_iter().map(u64::from).product(),
+        resident_blocks: if is_cooperative { blocks } else { 0 },
+        // A launch call may upload descriptors of other kernels than its own: the grid tells.
+        blocks_per_sm: if call.blocks == blocks {
+            call.blocks_per_sm
+        } else {
+            0
+        },
+    }
+}
+
+/// Whether the descriptor is uploaded once and runs whenever its graph does.
+#[inline]
+fn is_graph_node(descriptor: &Descriptor<&mut Words>) -> bool {
+    descriptor.is_graph_node() || descriptor.get(fields::REQUIRE_SCHEDULING_PCAS) != 0
+}
+
+/// Has the GPU say when the launch completes, if the driver leaves it a way to.
+#[inline]
+fn stamp(descriptor: &mut Descriptor<&mut Words>, address: u64, sequence: u64) -> bool {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a stamp holds the low 32 bits"
+    )]
+    let payload = sequence as u32;
+    [StampSlot::One, StampSlot::Two]
+        .into_iter()
+        .any(|slot| descriptor.stamp(slot, address, payload).is_ok())
+}
+
+/// Reads the clock; the kernel's vDSO does it without a system call.
+#[inline]
+fn now_ns() -> u64 {
+    let Ok(now) = clock_gettime(ClockId::CLOCK_MONOTONIC) else {
+        return 0;
+    };
+    now.tv_sec().cast_unsigned() * 1_000_000_000 + now.tv_nsec().cast_unsigned()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! What a thread remembers from one callback to the next.
+//!
+//! Plain cells that need no destructor, so that reaching them costs an address computation and works
+//! until the thread is gone.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use lithos_abi::grant::Grant;
+
+/// The launch API call that a thread is in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Call {
+    /// Identity of the stream; 0 outside of launch calls, or if it is not known.
+    pub(crate) stream: u64,
+    /// Blocks of the grid, if an SM's share of them is known.
+    pub(crate) blocks: u64,
+    /// Blocks of this launch that an SM holds; 0 if that was not asked for.
+    pub(crate) blocks_per_sm: u32,
+}
+
+/// A context that the API call of a thread is about to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ending {
+    /// The context.
+    pub(crate) context: u64,
+    /// Its channel, by which it is known again; 0 if it has none.
+    pub(crate) channel: u64,
+}
+
+/// A thread's memory.
+pub(crate) struct Local {
+    /// Depth of CUDA calls of our own.
+    own: Cell<u32>,
+    /// Number of the thread; 0 until somebody asks.
+    thread: Cell<u64>,
+    /// The launch call that it is in.
+    pub(crate) call: Cell<Call>,
+    /// The last good copy of a grant, and whose it was.
+    pub(crate) last: Cell<(u64, Option<Grant>)>,
+    /// The context that is about to end.
+    pub(crate) ending: Cell<Option<Ending>>,
+}
+
+thread_local! {
+    static LOCAL: Local = const {
+        Local {
+            own: Cell::new(0),
+            thread: Cell::new(0),
+            call: Cell::new(Call {
+                stream: 0,
+                blocks: 0,
+                blocks_per_sm: 0,
+            }),
+            last: Cell::new((0, None)),
+            ending: Cell::new(None),
+        }
+    };
+}
+
+const _: () = assert!(!std::mem::needs_drop::<Local>());
+
+/// Number of the last thread that was given one.
+static THREADS: AtomicU64 = AtomicU64::new(0);
+
+/// Runs with the memory of this thread.
+#[inline]
+pub(crate) fn with<T>(work: impl FnOnce(&Local) -> T) -> T {
+    LOCAL.with(work)
+}
+
+/// Makes CUDA calls of our own: callbacks during them are none of the program's.
+pub(crate) fn own<T>(work: impl FnOnce() -> T) -> T {
+    /// Ends the call also where it unwinds.
+    struct Depth;
+    impl Drop for Depth {
+        fn drop(&mut self) {
+            with(|local| local.own.set(local.own.get() - 1));
+        }
+    }
+    with(|local| local.own.set(local.own.get() + 1));
+    let _depth = Depth;
+    work()
+}
+
+impl Local {
+    /// Returns whether this thread is in a CUDA call of our own.
+    #[inline]
+    pub(crate) fn is_own(&self) -> bool {
+        self.own.get() != 0
+    }
+
+    /// Returns the number of this thread, which no other thread of the process ever has.
+    #[inline]
+    pub(crate) fn thread(&self) -> u64 {
+        match self.thread.get() {
+            0 => {
+                let number = THREADS.fetch_add(1, Ordering::Relaxed) + 1;
+                self.thread.set(number);
+                number
+            }
+            number => number,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_thread_has_a_number_of_its_own() {
+        let here = with(Local::thread);
+        assert_eq!(with(Local::thread), here);
+        let there = std::thread::spawn(|| with(Local::thread)).join();
+        assert_ne!(there.expect("no panic"), here);
+    }
+
+    #[test]
+    fn calls_of_our_own_nest_and_end_when_they_unwind() {
+        assert!(!with(Local::is_own));
+        own(|| {
+            own(|| assert!(with(Local::is_own)));
+            assert!(with(Local::is_own));
+            let _ = std::panic::catch_unwind(|| own(|| std::panic::resume_unwind(Box::new(()))));
+            assert!(with(Local::is_own));
+        });
+        assert!(!with(Local::is_own));
+    }
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! How a process becomes a tenant.
+
+use std::sync::OnceLock;
+
+use lithos_device::embedded::SocketBroker;
+use lithos_device::{Broker, BrokerError, ForkMark};
+
+use crate::contexts::Contexts;
+use crate::driver::{Driver, DriverError};
+use crate::{api, callbacks, config, report};
+
+/// What a managed process has. Never freed: callbacks may run until the process is gone.
+pub(crate) struct Shim {
+    pub(crate) driver: Driver,
+    pub(crate) contexts: Contexts,
+    /// Reads as cleared in a forked child, where all of this is its parent's.
+    mark: ForkMark,
+}
+
+static SHIM: OnceLock<Shim> = OnceLock::new();
+
+/// Why a process is not managed.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error(transparent)]
+    Driver(#[from] DriverError),
+    #[error("partition {partition} cannot be joined")]
+    Broker {
+        partition: String,
+        source: BrokerError,
+    },
+    #[error("no memory for the shim")]
+    Memory(#[source] std::io::Error),
+}
+
+/// Returns what this process has, if it is managed and not the forked child of one that is.
+#[inline]
+pub(crate) fn shim() -> Option<&'static Shim> {
+    SHIM.get().filter(|shim| shim.mark.is_parent())
+}
+
+/// Attaches this process to its partition and subscribes to the driver, if it has a partition.
+pub(crate) fn start() {
+    let Some(config) = config::read(|name| std::env::var_os(name)) else {
+        return;
+    };
+    if SHIM.get().is_some() {
+        return;
+    }
+    if config.enforce {
+        report::enforce();
+    }
+    if let Err(error) = try_start(&config) {
+        report::unmanaged(&error);
+    }
+}
+
+fn try_start(config: &config::Config) -> Result<(), StartError> {
+    let driver = Driver::find()?;
+    let mark = ForkMark::new().map_err(StartError::Memory)?;
+    let broker = attach(config).map_err(|source| StartError::Broker {
+        partition: config.partition.clone(),
+        source,
+    })?;
+    let shim = SHIM.get_or_init(|| Shim {
+        driver,
+        contexts: Contexts::new(broker),
+        mark,
+    });
+    // SAFETY: the handler makes system calls and touches atomics only, and this library stays.
+    unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
+    let calls = api::CALLS
+        .iter()
+        .map(|(id, _, is_needed)| (*id, *is_needed));
+    let subscribed = shim.driver.subscribe(callbacks::on_callback, calls);
+    if subscribed.is_err() {
+        // Callbacks that were enabled all the same find nobody here, and the tenant ends.
+        in_child_or_failed(shim);
+    }
+    Ok(subscribed?)
+}
+
+fn attach(config: &config::Config) -> Result<SocketBroker, BrokerError> {
+    let mut broker = SocketBroker::connect(&config.socket)?;
+    if broker.attach(&config.partition)?.enforce {
+        report::enforce();
+    }
+    Ok(broker)
+}
+
+/// Runs in a forked child, before anything else of the program's does.
+unsafe extern "C" fn in_child() {
+    if let Some(shim) = SHIM.get() {
+        in_child_or_failed(shim);
+    }
+}
+
+fn in_child_or_failed(shim: &Shim) {
+    shim.mark.clear();
+    shim.contexts.close_in_child();
+}

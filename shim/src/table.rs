@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! CUcontext -> what belongs to it, for readers that may neither lock nor wait.
+//!
+//! A reader *pins* an entry while it uses it; whoever takes an entry out waits until no pin is left,
+//! for a bounded time, and else leaves it where it is for ever: a leak instead of a crash. Pins are
+//! counted in the table itself, which is never freed, so counting is safe before it is known what
+//! the entry holds. Entries are put in and taken out by one thread at a time (the caller's lock).
+//!
+//! ```text
+//!        insert              remove                 drained
+//! free ----------> in use ------------> leaving ---------------> free
+//!                                          | time is up
+//!                                          +----------> leaving for ever
+//! ```
+
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// Contexts of one process that can be managed at a time.
+pub(crate) const ENTRIES: usize = 64;
+
+#[repr(align(64))]
+struct Entry<T> {
+    /// 0 while the entry is free or leaving.
+    context: AtomicU64,
+    pins: AtomicU32,
+    /// Null if the entry is free, or if nothing belongs to the context: it is known, and unmanaged.
+    value: AtomicPtr<T>,
+}
+
+/// The table.
+pub(crate) struct Table<T> {
+    entries: [Entry<T>; ENTRIES],
+    /// Entries from here on were never used.
+    used: AtomicUsize,
+}
+
+/// What the table knows about a context.
+pub(crate) enum Found<'a, T> {
+    /// Nothing.
+    Unknown,
+    /// That it is left alone.
+    Unmanaged,
+    /// What belongs to it.
+    Managed(Pinned<'a, T>),
+}
+
+/// The table has no free entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the process has more than {ENTRIES} CUDA contexts")]
+pub(crate) struct Full;
+
+/// An entry in use by a reader.
+pub(crate) struct Pinned<'a, T> {
+    pins: &'a AtomicU32,
+    value: &'a T,
+}
+
+impl<T> std::ops::Deref for Pinned<'_, T> {
+    type Target = T;
+    #[inline]
+    fn deref(&self) -> &T {
+        self.value
+    }
+}
+
+impl<T> Drop for Pinned<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        self.pins.fetch_sub(1, Ordering::Release);
+    }
+}
+
+impl<T> Table<T> {
+    /// Makes an empty table.
+    pub(crate) const fn new() -> Self {
+        Self {
+            entries: [const {
+                Entry {
+                    context: AtomicU64::new(0),
+                    pins: AtomicU32::new(0),
+                    value: AtomicPtr::new(ptr::null_mut()),
+                }
+            }; ENTRIES],
+            used: AtomicUsize::new(0),
+        }
+    }
+
+    /// Finds what belongs to a context, and pins it.
+    #[inline]
+    pub(crate) fn find(&self, context: u64) -> Found<'_, T> {
+        if context == 0 {
+            return Found::Unknown;
+        }
+        for entry in self.in_use() {
+            if entry.context.load(Ordering::Acquire) != context {
+                continue;
+            }
+            // `remove` first clears the context and then looks at the pins; this pins first and
+            // then looks at the context. One of the two sees the other (both are SeqCst).
+            entry.pins.fetch_add(1, Ordering::SeqCst);
+            if entry.context.load(Ordering::SeqCst) == context {
+                let value = entry.value.load(Ordering::Acquire);
+                // SAFETY: a value is freed only after its context was cleared and no pin was left.
+                if let Some(value) = unsafe { value.as_ref() } {
+                    let pins = &entry.pins;
+                    return Found::Managed(Pinned { pins, value });
+                }
+                entry.pins.fetch_sub(1, Ordering::Release);
+                return Found::Unmanaged;
+            }
+            entry.pins.fetch_sub(1, Ordering::Release);
+        }
+        Found::Unknown
+    }
+
+    /// Returns whether the table knows a context.
+    #[inline]
+    pub(crate) fn knows(&self, context: u64) -> bool {
+        self.in_use()
+            .iter()
+            .any(|entry| entry.context.load(Ordering::Relaxed) == context)
+    }
+
+    /// Returns the contexts in the table.
+    pub(crate) fn contexts(&self) -> impl Iterator<Item = u64> + '_ {
+        self.in_use()
+            .iter()
+            .map(|entry| entry.context.load(Ordering::Acquire))
+            .filter(|context| *context != 0)
+    }
+
+    /// Adds a context with what belongs to it, or as one that is left alone.
+    pub(crate) fn insert(&self, context: u64, value: Option<Box<T>>) -> Result<(), Full> {
+        let free = self.entries.iter().position(|entry| {
+            entry.context.load(Ordering::Relaxed) == 0
+                && entry.value.load(Ordering::Relaxed).is_null()
+        });
+        let index = free.ok_or(Full)?;
+        let entry = &self.entries[index];
+        entry.value.store(
+            value.map_or(ptr::null_mut(), Box::into_raw),
+            Ordering::Release,
+        );
+        entry.context.store(context, Ordering::SeqCst);
+        self.used.fetch_max(index + 1, Ordering::Release);
+        Ok(())
+    }
+
+    /// Takes a context out and returns what belonged to it, once no reader uses it any more; nothing
+    /// if there was nothing, or if somebody still uses it when the time is up.
+    pub(crate) fn remove(&self, context: u64, limit: Duration) -> Option<Box<T>> {
+        let entry = self
+            .in_use()
+            .iter()
+            .find(|entry| entry.context.load(Ordering::Relaxed) == context)?;
+        entry.context.store(0, Ordering::SeqCst);
+        let deadline = Instant::now() + limit;
+        while entry.pins.load(Ordering::SeqCst) != 0 {
+            if Instant::now() >= deadline {
+                return None;
+            }
+            std::thread::yield_now();
+        }
+        let value = entry.value.swap(ptr::null_mut(), Ordering::AcqRel);
+        // SAFETY: it came from `Box::into_raw` in `insert`; no reader has it (no pins), none will get
+        // it (the context was cleared before), and the swap gives it to us alone.
+        (!value.is_null()).then(|| unsafe { Box::from_raw(value) })
+    }
+
+    #[inline]
+    fn in_use(&self) -> &[Entry<T>] {
+        &self.entries[..self.used.load(Ordering::Acquire).min(ENTRIES)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicBool;
+    use std::thread;
+
+    const SOON: Duration = Duration::from_secs(30);
+
+    fn value(table: &Table<u64>, context: u64) -> Option<u64> {
+        match table.find(context) {
+            Found::Managed(value) => Some(*value),
+            Found::Unmanaged => Some(0),
+            Found::Unknown => None,
+        }
+    }
+
+    #[test]
+    fn what_was_put_in_is_found_until_it_is_taken_out() {
+        let table = Table::new();
+        assert_eq!(value(&table, 5), None);
+        table.insert(5, Some(Box::new(50))).expect("room");
+        table.insert(6, None).expect("room");
+        assert_eq!((value(&table, 5), value(&table, 6)), (Some(50), Some(0)));
+        assert_eq!(value(&table, 0), None, "no context is NULL");
+        assert!(table.knows(5) && table.knows(6) && !table.knows(7));
+        assert_eq!(table.contexts().collect::<Vec<_>>(), [5, 6]);
+        assert_eq!(table.remove(5, SOON).as_deref(), Some(&50));
+        assert_eq!(table.remove(6, SOON), None);
+        assert_eq!(table.remove(6, SOON), None);
+        assert_eq!((value(&table, 5), value(&table, 6)), (None, None));
+    }
+
+    #[test]
+    fn a_handle_that_is_used_again_finds_the_new_value() {
+        let table = Table::new();
+        for round in 1..1000 {
+            table.insert(5, Some(Box::new(round))).expect("room");
+            assert_eq!(value(&table, 5), Some(round));
+            assert_eq!(table.remove(5, SOON).as_deref(), Some(&round));
+        }
+    }
+
+    #[test]
+    fn a_full_table_says_so_and_has_room_again() {
+        let table = Table::new();
+        for context in 1..=ENTRIES as u64 {
+            table
+                .insert(context, Some(Box::new(context)))
+                .expect("room");
+        }
+        assert_eq!(table.insert(1000, None), Err(Full));
+        table.remove(7, SOON).expect("7 was in");
+        table.insert(1000, Some(Box::new(1))).expect("room");
+        assert_eq!(value(&table, 1000), Some(1));
+        for context in (1..=ENTRIES as u64).filter(|context| *context != 7) {
+            assert_eq!(table.remove(context, SOON).as_deref(), Some(&context));
+        }
+        table.remove(1000, SOON).expect("1000 was in");
+    }
+
+    #[test]
+    fn what_is_in_use_for_too_long_is_left_where_it_is() {
+        let table: Table<u64> = Table::new();
+        table.insert(5, Some(Box::new(50))).expect("room");
+        let Found::Managed(pinned) = table.find(5) else {
+            panic!("5 is in");
+        };
+        assert_eq!(table.remove(5, Duration::ZERO), None);
+        assert!(!table.knows(5), "nobody new finds it");
+        assert_eq!(*pinned, 50, "but who has it keeps it");
+        table.insert(5, Some(Box::new(51))).expect("room elsewhere");
+        assert_eq!((value(&table, 5), *pinned), (Some(51), 50));
+    }
+
+    /// Readers never see a value after it was freed, nor that of another context.
+    #[test]
+    fn readers_race_with_contexts_that_come_and_go() {
+        struct Value {
+            context: u64,
+            alive: AtomicBool,
+        }
+        impl Drop for Value {
+            fn drop(&mut self) {
+                self.alive.store(false, Ordering::SeqCst);
+            }
+        }
+        let table: Table<Value> = Table::new();
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while !done.load(Ordering::SeqCst) {
+                        for context in 1..4 {
+                            if let Found::Managed(value) = table.find(context) {
+                                assert_eq!(value.context, context);
+                                assert!(value.alive.load(Ordering::SeqCst));
+                            }
+                        }
+                    }
+                });
+            }
+            for round in 0..20_000 {
+                let context = round % 3 + 1;
+                let alive = AtomicBool::new(true);
+                let value = Box::new(Value { context, alive });
+                table.insert(context, Some(value)).expect("room");
+                table.remove(context, SOON).expect("readers are quick");
+            }
+            done.store(true, Ordering::SeqCst);
+        });
+    }
+}
