@@ -19,6 +19,8 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, s
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::ptx::Kernel;
+
 /// What both sides must agree on.
 pub const VERSION: u32 = 1;
 /// The environment variable that names the server's socket.
@@ -68,6 +70,8 @@ pub enum Request {
         priority: i32,
         /// How it stands to the other streams of its context.
         kind: StreamKind,
+        /// From which number on its operations are counted: the number of an earlier stream goes on.
+        completed: u64,
     },
     /// Forgets a stream once its work is complete. One-way.
     CloseStream {
@@ -160,6 +164,8 @@ pub enum Op {
         descriptor: Vec<u8>,
         /// The latch that the driver chose for this launch.
         latch: u32,
+        /// A priority of its own instead of its stream's.
+        priority: Option<i32>,
     },
     /// Runs the descriptor that lies at a GPU address, from its own RESUME on, as hardware does when
     /// another descriptor schedules it. Complete when that descriptor is.
@@ -350,6 +356,29 @@ pub struct KernelInfo {
     pub required_cluster: Option<[u32; 3]>,
     /// Whether the launch must name a cluster shape.
     pub explicit_cluster: bool,
+}
+
+impl KernelInfo {
+    /// What is told about a kernel whose code begins at `address`.
+    pub fn new(kernel: &Kernel, address: u64) -> Self {
+        Self {
+            name: kernel.name.clone(),
+            address,
+            parameters: kernel
+                .parameters
+                .iter()
+                .map(|parameter| (parameter.offset, parameter.bytes))
+                .collect(),
+            parameter_bytes: kernel.parameter_bytes,
+            static_shared_bytes: kernel.static_shared_bytes,
+            local_bytes: kernel.local_bytes,
+            registers: kernel.registers,
+            max_threads: kernel.max_threads,
+            required_block: kernel.required_block,
+            required_cluster: kernel.required_cluster,
+            explicit_cluster: kernel.explicit_cluster,
+        }
+    }
 }
 
 /// Sends one message, with a file descriptor if it speaks of one.

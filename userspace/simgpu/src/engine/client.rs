@@ -109,14 +109,14 @@ pub(super) enum Running {
 }
 
 impl Stream {
-    pub(super) fn new(context: u32, priority: i32, kind: StreamKind) -> Self {
+    pub(super) fn new(context: u32, priority: i32, kind: StreamKind, completed: u64) -> Self {
         Self {
             context,
             priority,
             kind,
             queue: VecDeque::new(),
             running: None,
-            completed: 0,
+            completed,
             completed_ns: 0,
             closing: false,
         }

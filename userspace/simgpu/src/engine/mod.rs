@@ -297,15 +297,21 @@ impl Engine {
             return;
         };
         let result = match op {
-            Op::Launch { descriptor, latch } => {
+            Op::Launch {
+                descriptor,
+                latch,
+                priority,
+            } => {
                 stream.running = Some(Running::Latch(latch));
-                return self.launch(client_id, stream_id, from_ns, &descriptor, true);
+                let start = Start::Driver(priority);
+                return self.launch(client_id, stream_id, from_ns, &descriptor, start);
             }
             Op::LaunchAt { address } => {
                 let mut descriptor = vec![0; crate::wire::DESCRIPTOR_BYTES];
                 match space.load(address, &mut descriptor) {
                     Ok(()) => {
-                        return self.launch(client_id, stream_id, from_ns, &descriptor, false);
+                        let start = Start::Scheduled;
+                        return self.launch(client_id, stream_id, from_ns, &descriptor, start);
                     }
                     Err(fault) => Err(fault),
                 }
@@ -352,14 +358,7 @@ impl Engine {
     }
 
     /// Starts what a descriptor's bytes describe.
-    fn launch(
-        &mut self,
-        client_id: u64,
-        stream_id: u32,
-        from_ns: u64,
-        bytes: &[u8],
-        restart: bool,
-    ) {
+    fn launch(&mut self, client_id: u64, stream_id: u32, from_ns: u64, bytes: &[u8], start: Start) {
         // PANIC: the caller holds the stream's head in its hands.
         let client = self.clients.get_mut(&client_id).expect("the client");
         let stream = client.streams.get_mut(&stream_id).expect("the stream");
@@ -369,15 +368,20 @@ impl Engine {
         let gpu = &mut self.gpus[index];
         let id = GridId {
             client_priority: client.priority,
-            stream_priority: stream.priority,
+            stream_priority: match start {
+                Start::Driver(Some(priority)) => priority,
+                _ => stream.priority,
+            },
             number: gpu.number(),
         };
-        if !restart {
+        if start == Start::Scheduled {
             stream.running = Some(Running::Grid(id));
         }
         let read = Descriptor::read(bytes).map_err(LaunchError::from);
         let grid = read.and_then(|mut descriptor| {
-            if let Some(work) = descriptor.work.as_mut().filter(|_| restart) {
+            if let Some(work) = descriptor.work.as_mut()
+                && start != Start::Scheduled
+            {
                 work.restart();
             }
             let work = descriptor.work.as_ref();
@@ -514,6 +518,15 @@ impl Engine {
             })
             .collect()
     }
+}
+
+/// Who starts a descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    /// The driver's own launch, which resets RESUME; perhaps with a priority of its own.
+    Driver(Option<i32>),
+    /// Another descriptor, or a test in its place: RESUME stands.
+    Scheduled,
 }
 
 /// Why a launch failed before its first block.

@@ -8,11 +8,9 @@ use super::Engine;
 use super::client::{Client, Context, HostMemory, LoadedModule, QueuedOp, Running, Stream};
 use super::space::{AddressSpace, MapError};
 use crate::page::{CONTEXTS_MAX, EVENTS_MAX, STREAMS_MAX};
-use crate::ptx::{Kernel, Memory, Module, ParseError, ParseErrorKind};
+use crate::ptx::{Memory, Module, ParseError, ParseErrorKind};
 use crate::shared::SharedMemory;
-use crate::wire::{
-    KernelInfo, ModuleInfo, Op, Refusal, Reply, Request, StreamKind, WRITE_BYTES_MAX,
-};
+use crate::wire::{KernelInfo, ModuleInfo, Op, Refusal, Reply, Request, WRITE_BYTES_MAX};
 
 /// What a kernel's code takes on the GPU; only its first address means anything.
 const PROGRAM_BYTES: u64 = 256;
@@ -68,7 +66,11 @@ impl Engine {
                 context,
                 priority,
                 kind,
-            } => return self.open_stream(client, stream, context, priority, kind),
+                completed,
+            } => {
+                let opened = Stream::new(context, priority, kind, completed);
+                return self.open_stream(client, stream, opened);
+            }
             Request::CloseStream { stream } => return self.close_stream(client, stream),
             Request::Submit { stream, op } => return self.submit(client, stream, op),
             Request::HostFunctionDone { stream } => return self.host_done(client, stream),
@@ -223,27 +225,12 @@ impl Engine {
         Ok(Reply::Done)
     }
 
-    fn open_stream(
-        &mut self,
-        client: u64,
-        stream: u32,
-        context: u32,
-        priority: i32,
-        kind: StreamKind,
-    ) {
-        if stream as usize >= STREAMS_MAX {
-            return;
-        }
-        if let Ok(entry) = self.client(client)
-            && entry.contexts.contains_key(&context)
+    fn open_stream(&mut self, client: u64, stream: u32, opened: Stream) {
+        if (stream as usize) < STREAMS_MAX
+            && let Ok(entry) = self.client(client)
+            && entry.contexts.contains_key(&opened.context)
         {
-            if let Some(page) = &entry.page {
-                page.set_completed(stream as usize, 0);
-                page.set_host_function(stream as usize, 0);
-            }
-            entry
-                .streams
-                .insert(stream, Stream::new(context, priority, kind));
+            entry.streams.insert(stream, opened);
         }
     }
 
@@ -356,28 +343,8 @@ fn link(
         if let Some(linked) = image.kernels.get(&kernel.name) {
             space.add_program(address, linked.clone());
             loaded.programs.push(address);
-            kernels.push(kernel_info(linked, address));
+            kernels.push(KernelInfo::new(linked, address));
         }
     }
     Ok(Reply::Module(ModuleInfo { kernels, variables }))
-}
-
-fn kernel_info(kernel: &Kernel, address: u64) -> KernelInfo {
-    KernelInfo {
-        name: kernel.name.clone(),
-        address,
-        parameters: kernel
-            .parameters
-            .iter()
-            .map(|parameter| (parameter.offset, parameter.bytes))
-            .collect(),
-        parameter_bytes: kernel.parameter_bytes,
-        static_shared_bytes: kernel.static_shared_bytes,
-        local_bytes: kernel.local_bytes,
-        registers: kernel.registers,
-        max_threads: kernel.max_threads,
-        required_block: kernel.required_block,
-        required_cluster: kernel.required_cluster,
-        explicit_cluster: kernel.explicit_cluster,
-    }
 }
