@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! A real `lithosd` over its sockets: no GPU, made-up boards, fake tenants.
+
+mod channels;
+mod harness;
+mod life;
+mod refusals;
