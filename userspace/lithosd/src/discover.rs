@@ -24,8 +24,8 @@ mod driver;
 mod hook;
 mod map;
 
-/// How long discovery of one board may take. On an H100 it takes about two seconds, and the time to
-/// make a context.
+/// How long discovery of one board may take: it is some hundred launches of a millisecond or two, and
+/// the time to make a context.
 pub const DEADLINE: Duration = Duration::from_secs(90);
 /// How often a map that makes no sense is tried again: something else may have been running.
 const TRIES: u32 = 3;

@@ -23,7 +23,7 @@ use super::map::{CLUSTER_BLOCKS, Probe};
 
 const PTX: &str = include_str!("gather.ptx");
 /// How long blocks wait for each other. Starting a block on every SM takes far less.
-const PATIENCE: Duration = Duration::from_millis(2);
+const PATIENCE: Duration = Duration::from_millis(1);
 /// How long a launch may take before it counts as hung.
 const LAUNCH_DEADLINE: Duration = Duration::from_secs(10);
 /// Between two looks at whether a launch has completed.
@@ -133,17 +133,9 @@ impl Gpu {
         Ok(())
     }
 
-    /// How many of `launched` blocks are on SMs at once. A count can be too low, if something else on
-    /// the GPU holds blocks up, and not too high: if not all came, it is done again and the larger holds.
+    /// How many of `launched` blocks are on SMs at once. Too low if something else on the GPU holds some
+    /// of them up for long, and never too high.
     fn count(&self, launched: u32, cluster: u32, without: TpcMask) -> anyhow::Result<u32> {
-        let first = self.count_once(launched, cluster, without)?;
-        if first == launched {
-            return Ok(first);
-        }
-        Ok(first.max(self.count_once(launched, cluster, without)?))
-    }
-
-    fn count_once(&self, launched: u32, cluster: u32, without: TpcMask) -> anyhow::Result<u32> {
         // SAFETY: the board is two words long.
         check("cuMemsetD32Async", unsafe {
             sys::cuMemsetD32Async(self.board, 0, 2, self.stream)
