@@ -6,8 +6,13 @@
 //! Programs that must talk to their test do so over standard input and output, a line at a time.
 
 mod basics;
+mod callbacks;
 mod cuda;
+mod descriptors;
+mod hook;
+mod sharing;
 mod simulation;
+mod time;
 
 use std::process::ExitCode;
 
@@ -20,13 +25,27 @@ type Program = (&'static str, fn());
 type Test = (&'static str, fn());
 
 fn main() -> ExitCode {
-    let programs: Vec<Program> = [basics::PROGRAMS].concat();
+    let programs: Vec<Program> = [
+        basics::PROGRAMS,
+        callbacks::PROGRAMS,
+        descriptors::PROGRAMS,
+        sharing::PROGRAMS,
+        time::PROGRAMS,
+    ]
+    .concat();
     if let Ok(name) = std::env::var(PROGRAM_VARIABLE) {
         let program = programs.iter().find(|(known, _)| *known == name);
         program.expect("a program of this name").1();
         return ExitCode::SUCCESS;
     }
-    let tests: Vec<Test> = [basics::TESTS].concat();
+    let tests: Vec<Test> = [
+        basics::TESTS,
+        callbacks::TESTS,
+        descriptors::TESTS,
+        sharing::TESTS,
+        time::TESTS,
+    ]
+    .concat();
     let trials = tests
         .into_iter()
         .map(|(name, test)| {

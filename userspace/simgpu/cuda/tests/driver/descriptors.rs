@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! What is executed is the descriptor: masks, parts of a grid, clusters, releases, copies.
+
+use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use cudarc::driver::sys::{self, CUresult};
+use lithos_descriptor::TpcMask;
+use lithos_descriptor::hopper::{Words, fields as f};
+use simgpu::config::Options;
+
+use crate::cuda::{NULL, Parameter, Program, get, ok, read, stream, synchronize, words, write};
+use crate::hook;
+use crate::simulation::{Simulation, options};
+
+pub(crate) const PROGRAMS: &[crate::Program] = &[
+    ("masked", masked),
+    ("parts", parts),
+    ("copied", copied),
+    ("stamped", stamped),
+    ("clustered", clustered),
+    ("hanging", hanging),
+];
+
+pub(crate) const TESTS: &[crate::Test] = &[
+    ("a_mask_confines_blocks_and_renumbers_sms", || {
+        Simulation::new(&options()).run("masked");
+    }),
+    (
+        "the_end_is_obeyed_and_the_drivers_launch_starts_at_block_0",
+        || {
+            Simulation::new(&options()).run("parts");
+        },
+    ),
+    ("a_copied_descriptor_runs_from_its_own_resume", || {
+        Simulation::new(&options()).run("copied");
+    }),
+    ("release_semaphores_write_stamps_of_the_wall_clock", || {
+        Simulation::new(&options()).run("stamped");
+    }),
+    ("clusters_stay_inside_a_gpc", || {
+        let gpcs = Some("2,2+1".parse().expect("a layout"));
+        let options = Options {
+            gpcs,
+            tpcs: 5,
+            ..options()
+        };
+        Simulation::new(&options).run("clustered");
+    }),
+    (
+        "an_impossible_launch_hangs_and_the_rest_of_the_gpu_goes_on",
+        || {
+            let simulation = Simulation::new(&options());
+            simulation.run("hanging");
+            let summary = simulation.stop();
+            assert_eq!(
+                summary.gpus[0].kernels_pending, 0,
+                "the dead leave nothing behind"
+            );
+        },
+    ),
+];
+
+/// Allows only these TPCs.
+fn allow(words: &mut Words, tpcs: TpcMask) {
+    f::TPC_DISABLE_MASK_VALID.set(words, 1);
+    for (i, word) in (0..).zip(tpcs.disable_words()) {
+        f::TPC_DISABLE_MASK.at(i).set(words, word.into());
+    }
+}
+
+/// Launches `mark` and gives how often each block ran and the SMs that were seen.
+fn mark(program: &Program, grid: [u32; 3], turns: u32) -> (Vec<u32>, Vec<u32>) {
+    let blocks = grid.iter().product::<u32>() as usize;
+    let (counts, sms) = (words(blocks), words(blocks));
+    let parameters = [
+        Parameter::Address(counts),
+        Parameter::Address(sms),
+        Parameter::Word(turns),
+    ];
+    program.launch("mark", grid, 32, NULL, &parameters);
+    synchronize();
+    (read(counts, blocks), read(sms, blocks))
+}
+
+fn distinct(mut values: Vec<u32>) -> Vec<u32> {
+    values.sort_unstable();
+    values.dedup();
+    values
+}
+
+fn masked() {
+    let program = Program::new();
+    hook::subscribe();
+    let (counts, sms) = mark(&program, [64, 1, 1], 100);
+    assert_eq!(counts, vec![1; 64]);
+    assert_eq!(distinct(sms), (0..8).collect::<Vec<u32>>());
+    // TPCs 1 and 3 of the four; their four SMs are seen as 0 to 3.
+    hook::edit(|words| allow(words, TpcMask::single(1) | TpcMask::single(3)));
+    let (counts, sms) = mark(&program, [64, 1, 1], 100);
+    assert_eq!(counts, vec![1; 64]);
+    assert_eq!(distinct(sms), [0, 1, 2, 3]);
+    // Without the bit that makes it valid, a mask is nothing.
+    hook::edit(|words| {
+        allow(words, TpcMask::single(1));
+        f::TPC_DISABLE_MASK_VALID.set(words, 0);
+    });
+    let (_, sms) = mark(&program, [64, 1, 1], 100);
+    assert_eq!(distinct(sms).len(), 8);
+}
+
+fn parts() {
+    let program = Program::new();
+    hook::subscribe();
+    hook::edit(|words| {
+        f::GRID_WIDTH_RESUME.set(words, 3);
+        f::GRID_WIDTH.set(words, 7);
+    });
+    let (counts, _) = mark(&program, [10, 1, 1], 0);
+    assert_eq!(counts, [1, 1, 1, 1, 1, 1, 1, 0, 0, 0]);
+    hook::edit(|words| f::GRID_HEIGHT.set(words, 2));
+    let (counts, _) = mark(&program, [3, 4, 1], 0);
+    assert_eq!(counts, [1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0]);
+    // NULL runs nothing, and the stream goes on.
+    hook::edit(|words| f::QMD_TYPE.set(words, 1));
+    let (counts, _) = mark(&program, [4, 1, 1], 0);
+    assert_eq!(counts, [0; 4]);
+}
+
+fn copied() {
+    let program = Program::new();
+    hook::subscribe();
+    let kept = Arc::new(Mutex::new(None));
+    let keep = kept.clone();
+    hook::edit(move |words| *keep.lock().expect("kept") = Some(*words));
+    let (counts, sms) = (words(60), words(60));
+    let parameters = [
+        Parameter::Address(counts),
+        Parameter::Address(sms),
+        Parameter::Word(0),
+    ];
+    program.launch("mark", [5, 4, 3], 32, NULL, &parameters);
+    synchronize();
+    hook::leave_alone();
+    let mut copy: Words = kept.lock().expect("kept").expect("a descriptor");
+    f::RELEASE_ENABLE.at(0).set(&mut copy, 0);
+    f::ARRIVE_AT_LATCH_VALID.set(&mut copy, 0);
+    // From the middle of a row of slice 1 to the end of slice 1.
+    f::GRID_WIDTH_RESUME.set(&mut copy, 2);
+    f::GRID_HEIGHT_RESUME.set(&mut copy, 1);
+    f::GRID_DEPTH_RESUME.set(&mut copy, 1);
+    f::GRID_DEPTH.set(&mut copy, 2);
+    let place = words(copy.len());
+    write(place, &copy);
+    hook::launch_at(NULL, place);
+    synchronize();
+    let expected: Vec<u32> = (0..60)
+        .map(|i| 1 + u32::from((27..40).contains(&i)))
+        .collect();
+    assert_eq!(read(counts, 60), expected);
+}
+
+/// Nanoseconds since 1970.
+fn now_ns() -> u64 {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("a time after 1970");
+    u64::try_from(now.as_nanos()).expect("a time before 2554")
+}
+
+fn stamped() {
+    let program = Program::new();
+    hook::subscribe();
+    // Four stamps of four words, in this process's own memory at its own address.
+    let mut memory = vec![0_u64; 8];
+    let address = memory.as_mut_ptr();
+    // SAFETY: the memory outlives the registration.
+    ok(unsafe { sys::cuMemHostRegister_v2(address.cast(), 64, 2) });
+    let stamps = address.expose_provenance() as u64;
+    let mut number = 0;
+    hook::edit(move |words| {
+        for slot in [1, 2] {
+            f::RELEASE_ENABLE.at(slot).set(words, 1);
+            f::RELEASE_STRUCTURE_SIZE.at(slot).set(words, 0);
+            f::RELEASE_SEMAPHORE_ADDR
+                .at(slot)
+                .set(words, stamps + 16 * number);
+            f::RELEASE_SEMAPHORE_PAYLOAD
+                .at(slot)
+                .set(words, 100 + number);
+            number += 1;
+        }
+    });
+    let before = now_ns();
+    let (counts, sms) = (words(4), words(4));
+    let parameters = [
+        Parameter::Address(counts),
+        Parameter::Address(sms),
+        Parameter::Word(50),
+    ];
+    for _ in 0..2 {
+        program.launch("mark", [4, 1, 1], 32, NULL, &parameters);
+    }
+    synchronize();
+    let after = now_ns();
+    // SAFETY: written by another process; nobody writes any more.
+    let stamp = |i: usize| unsafe { address.add(i).read_volatile() };
+    for i in 0..4 {
+        assert_eq!(stamp(2 * i), 100 + i as u64);
+        let at = stamp(2 * i + 1);
+        assert!((before..=after).contains(&at), "{before} {at} {after}");
+    }
+    assert_eq!(
+        stamp(1),
+        stamp(3),
+        "two slots of one descriptor complete together"
+    );
+    // 50 turns of four instructions at 1 MHz are 200 us at the very least.
+    assert!(
+        stamp(5) - stamp(1) >= 150_000,
+        "{} to {}",
+        stamp(1),
+        stamp(5)
+    );
+    // SAFETY: registered above.
+    ok(unsafe { sys::cuMemHostUnregister(address.cast()) });
+    drop(memory);
+}
+
+/// Launches `clusters` with clusters of so many blocks.
+fn launch_clusters(program: &Program, blocks: u32, size: u32, out: u64) -> CUresult {
+    let mut config = sys::CUlaunchConfig {
+        gridDimX: blocks,
+        gridDimY: 1,
+        gridDimZ: 1,
+        blockDimX: 1024,
+        blockDimY: 1,
+        blockDimZ: 1,
+        sharedMemBytes: 0,
+        hStream: NULL,
+        attrs: std::ptr::null_mut(),
+        numAttrs: 1,
+    };
+    // SAFETY: all zeroes are an attribute that is ignored.
+    let mut attribute: sys::CUlaunchAttribute = unsafe { std::mem::zeroed() };
+    attribute.id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+    attribute.value.clusterDim.x = size;
+    attribute.value.clusterDim.y = 1;
+    attribute.value.clusterDim.z = 1;
+    config.attrs = &raw mut attribute;
+    let out = Parameter::Address(out);
+    let mut parameters = [out.pointer()];
+    let function = program.function("clusters");
+    // SAFETY: the configuration, its attribute and the parameter live through the call.
+    unsafe {
+        sys::cuLaunchKernelEx(
+            &raw const config,
+            function,
+            parameters.as_mut_ptr(),
+            std::ptr::null_mut(),
+        )
+    }
+}
+
+/// GPCs of 2, 2 and 1 TPCs: at bits 0, 1; 9, 10; 75.
+fn clustered() {
+    let program = Program::new();
+    hook::subscribe();
+    let out = words(32);
+    // Two blocks of 1024 threads fit on an SM: eight fill a GPC of two TPCs.
+    ok(launch_clusters(&program, 32, 8, out));
+    synchronize();
+    let expected: Vec<u32> = (0..32).map(|i| 8 << 16 | i % 8).collect();
+    assert_eq!(read(out, 32), expected);
+    assert_eq!(
+        launch_clusters(&program, 32, 16, out),
+        CUresult::CUDA_ERROR_INVALID_CLUSTER_SIZE
+    );
+    // The lone TPC is a GPC of its own, which four blocks fit into.
+    hook::edit(|words| allow(words, TpcMask::single(75)));
+    ok(launch_clusters(&program, 8, 4, out));
+    synchronize();
+    // Two TPCs of two GPCs have room for eight blocks, but not for a cluster of them.
+    hook::edit(|words| allow(words, TpcMask::single(0) | TpcMask::single(9)));
+    ok(launch_clusters(&program, 8, 8, out));
+    hook::leave_alone();
+    // SAFETY: asks for the state of a stream.
+    let query = || unsafe { sys::cuStreamQuery(NULL) };
+    let other = stream(0);
+    let more = [Parameter::Address(out), Parameter::Word(5)];
+    program.launch("fill", [1, 1, 1], 32, other, &more);
+    // SAFETY: the stream lives.
+    ok(unsafe { sys::cuStreamSynchronize(other) });
+    assert_eq!(query(), CUresult::CUDA_ERROR_NOT_READY);
+}
+
+fn hanging() {
+    let program = Program::new();
+    hook::subscribe();
+    let (stuck, free) = (stream(0), stream(0));
+    let out = words(64);
+    synchronize();
+    // Bit 60 is no TPC of this board.
+    hook::edit(|words| allow(words, TpcMask::single(60)));
+    let parameters = [Parameter::Address(out), Parameter::Word(1)];
+    program.launch("fill", [1, 1, 1], 32, stuck, &parameters);
+    hook::leave_alone();
+    for value in 2..20 {
+        let parameters = [Parameter::Address(out), Parameter::Word(value)];
+        program.launch("fill", [2, 1, 1], 32, free, &parameters);
+    }
+    // SAFETY: the streams live; events are made, used and left behind.
+    unsafe {
+        ok(sys::cuStreamSynchronize(free));
+        assert_eq!(sys::cuStreamQuery(stuck), CUresult::CUDA_ERROR_NOT_READY);
+        let event = get(|out| sys::cuEventCreate(out, 0));
+        ok(sys::cuEventRecord(event, stuck));
+        assert_eq!(sys::cuEventQuery(event), CUresult::CUDA_ERROR_NOT_READY);
+    }
+    // The process ends here, with the launch still hanging.
+    std::process::exit(0);
+}
