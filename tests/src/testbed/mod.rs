@@ -279,15 +279,14 @@ impl Testbed {
         Ok(())
     }
 
-    /// Ends MPS, if it runs.
+    /// Ends MPS, if it runs. This needs no daemon, and `lithos` may have started it by itself.
     pub fn stop_mps(&self) -> anyhow::Result<()> {
-        if self.mps_pipe_directory().exists() {
-            let outcome = self.outcome(self.lithos(&["mps", "stop"]))?;
-            ensure!(
-                outcome.status.success(),
-                "lithos mps stop: {}",
-                outcome.stderr
-            );
+        if self.mps_pipe_directory().join("control").exists() {
+            let mut command = Command::new("nvidia-cuda-mps-control");
+            command.env("CUDA_MPS_PIPE_DIRECTORY", self.mps_pipe_directory());
+            let mut control = Process::start("nvidia-cuda-mps-control", &mut command)?;
+            control.say("quit")?;
+            control.finish(PATIENCE)?;
         }
         Ok(())
     }
@@ -316,6 +315,7 @@ impl Drop for Testbed {
             eprintln!("lithosd said:\n{}", outcome.stderr);
         }
         self.daemon = None;
+        let _ = self.stop_mps();
         self.simulator = None;
     }
 }

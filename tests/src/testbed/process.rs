@@ -113,9 +113,14 @@ impl Process {
 
     /// Sends it an empty line.
     pub fn tell(&mut self) -> anyhow::Result<()> {
+        self.say("")
+    }
+
+    /// Sends it a line.
+    pub fn say(&mut self, line: &str) -> anyhow::Result<()> {
         let stdin = self.stdin.as_mut().context("its input is closed")?;
         stdin
-            .write_all(b"\n")
+            .write_all(format!("{line}\n").as_bytes())
             .with_context(|| format!("{} does not listen", self.name))
     }
 
