@@ -2,6 +2,7 @@
 //! A real `lithosd` over its sockets: no GPU, made-up boards, fake tenants.
 
 mod channels;
+mod command;
 mod harness;
 mod life;
 mod refusals;

@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! The command `lithos`.
+
+mod client;
+mod mps;
+mod run;
+mod show;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use lithos_policy::Oversize;
+use lithosd::config::{DEFAULT_RUNTIME_DIRECTORY, control_socket};
+use lithosd::control::{Reply, Request};
+use lithosd::partition::{Ceiling, ClassWord, Gpus, PartitionChange, PartitionEntry};
+use serde::Serialize;
+
+use crate::client::Client;
+
+/// Runs CUDA programs in partitions of a GPU's TPCs, and looks after the partitions.
+///
+/// A partition is a named share of each of its GPUs: TPCs (pairs of SMs) that it can always have, its
+/// guarantee, and perhaps more while nobody else wants them. A program that is started with
+/// `lithos run` is a tenant of one partition, and runs on its TPCs and no others; the program itself is
+/// not changed. Partitions outlive their tenants and can be changed while these run.
+///
+/// Everybody may run programs in partitions that exist, and look at everything. Creating, setting and
+/// deleting partitions, and `run --tpcs`, need root or membership of the group that the daemon's
+/// configuration names (lithos).
+///
+/// Exit status: 0 if it worked, 1 if not, 2 if the command line is wrong; of `lithos run`: the
+/// program's own, 127 if there is no such program, 126 if it cannot be executed, 125 if LithOS could
+/// not run it.
+#[derive(Debug, Parser)]
+#[command(version, verbatim_doc_comment)]
+struct Cli {
+    /// Where lithosd answers. Default: lithos.sock in the directory that LITHOS_RUNTIME_DIRECTORY
+    /// names, or in /run/lithos.
+    #[arg(long, global = true, value_name = "PATH")]
+    socket: Option<PathBuf>,
+
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    Run(run::Run),
+    /// Create, change, list and delete partitions.
+    #[command(subcommand)]
+    Partition(Partition),
+    /// Show partitions, tenants, channels, TPCs in transit, and what the broker cannot promise.
+    Status(Output),
+    /// Start, stop and look at MPS, which lets processes run on a GPU at the same time.
+    ///
+    /// MPS is a process of NVIDIA's that all tenants of a real GPU go through. It is started apart from
+    /// lithosd and outlives it, because programs end when it does. `lithos run` starts it where that is
+    /// needed and allowed by the configuration (mps.enable).
+    #[command(subcommand)]
+    Mps(Mps),
+}
+
+#[derive(Debug, Subcommand)]
+enum Partition {
+    /// Create a partition. It is kept over restarts of the daemon.
+    Create(Create),
+    /// Change a partition. What is not named stays; the change is in force at the next launch.
+    Set(Set),
+    /// Delete a partition that has no tenants. It stays deleted over restarts.
+    Delete {
+        /// The partition.
+        name: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// List the partitions.
+    List(Output),
+}
+
+#[derive(Debug, Args)]
+struct Create {
+    /// The partition: letters, digits, '.', '_' and '-'.
+    name: String,
+    /// lc (latency-critical, served first) or be (best-effort).
+    #[arg(long)]
+    class: ClassWord,
+    /// TPCs that it can always have, on each of its GPUs. With 0 it lives from what no guarantee
+    /// reserves.
+    #[arg(long, value_name = "TPCS", default_value_t = 0)]
+    guarantee: u32,
+    /// TPCs that it may have at most. Default: the guarantee, or no limit if that is 0.
+    #[arg(long, value_name = "TPCS|none")]
+    ceiling: Option<Ceiling>,
+    /// Its place within its class; larger is served first.
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+    priority: i32,
+    /// What becomes of a launch that needs more co-resident blocks than its TPCs hold: widen (it runs
+    /// on the smallest set that holds it, and is counted) or refuse (it fails).
+    #[arg(long, value_parser = parse_oversize, default_value = "widen", value_name = "widen|refuse")]
+    oversize: Oversize,
+    /// Do not let a process run that cannot be managed.
+    #[arg(long)]
+    enforce: bool,
+    /// Its GPUs by index or UUID, with commas between, or all.
+    #[arg(long, default_value = "all")]
+    gpus: Gpus,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Debug, Args)]
+struct Set {
+    /// The partition.
+    name: String,
+    /// lc (latency-critical) or be (best-effort).
+    #[arg(long)]
+    class: Option<ClassWord>,
+    /// TPCs that it can always have, on each of its GPUs.
+    #[arg(long, value_name = "TPCS")]
+    guarantee: Option<u32>,
+    /// TPCs that it may have at most; none: the guarantee, or no limit if that is 0.
+    #[arg(long, value_name = "TPCS|none")]
+    ceiling: Option<Ceiling>,
+    /// Its place within its class; larger is served first.
+    #[arg(long, allow_negative_numbers = true)]
+    priority: Option<i32>,
+    /// What becomes of oversize launches of contexts that are made from now on.
+    #[arg(long, value_parser = parse_oversize, value_name = "widen|refuse")]
+    oversize: Option<Oversize>,
+    /// Whether a process that cannot be managed must not run.
+    #[arg(long, value_name = "true|false")]
+    enforce: Option<bool>,
+    /// Its GPUs by index or UUID, with commas between, or all.
+    #[arg(long)]
+    gpus: Option<Gpus>,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Debug, Subcommand)]
+enum Mps {
+    /// Start MPS, if it does not run.
+    Start(Output),
+    /// Stop MPS, if it runs, when its clients have ended.
+    Stop(Output),
+    /// Say whether MPS runs.
+    Status(Output),
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+struct Output {
+    /// Print JSON, for machines.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Output {
+    /// Prints a value for machines, or a text for people.
+    fn print(self, value: &impl Serialize, text: impl FnOnce() -> String) -> anyhow::Result<()> {
+        let text = if self.json {
+            let mut json = serde_json::to_string_pretty(value)?;
+            json.push('\n');
+            json
+        } else {
+            text()
+        };
+        // Whoever reads may have seen enough.
+        match std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes()) {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let Cli { socket, task } = Cli::parse();
+    let socket = socket.unwrap_or_else(default_socket);
+    let outcome = match task {
+        Task::Run(run) => return run.exec(&socket),
+        Task::Partition(partition) => partition.perform(&socket),
+        Task::Status(output) => status(&socket, output),
+        Task::Mps(mps) => mps.perform(&socket),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lithos: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn default_socket() -> PathBuf {
+    let directory = std::env::var_os("LITHOS_RUNTIME_DIRECTORY").filter(|name| !name.is_empty());
+    let directory = directory.unwrap_or_else(|| DEFAULT_RUNTIME_DIRECTORY.into());
+    control_socket(Path::new(&directory))
+}
+
+fn status(socket: &Path, output: Output) -> anyhow::Result<()> {
+    match Client::connect(socket)?.ask(&Request::Status)? {
+        Reply::Status(status) => output.print(&status, || show::status(&status)),
+        other => Err(client::unexpected(&other)),
+    }
+}
+
+impl Partition {
+    fn perform(self, socket: &Path) -> anyhow::Result<()> {
+        let mut client = Client::connect(socket)?;
+        let (request, output) = match self {
+            Self::Create(create) => {
+                let output = create.output;
+                let partition = create.entry();
+                (Request::PartitionCreate { partition }, output)
+            }
+            Self::Set(set) => {
+                let (name, change, output) = set.change()?;
+                (Request::PartitionSet { name, change }, output)
+            }
+            Self::Delete { name, output } => (Request::PartitionDelete { name }, output),
+            Self::List(output) => (Request::PartitionList, output),
+        };
+        let deleted = matches!(request, Request::PartitionDelete { .. });
+        match client.ask(&request)? {
+            Reply::Partitions(list) => output.print(&list, || show::partitions(&list)),
+            // Nothing is to be shown of what is no more.
+            Reply::Partition(partition) if deleted && output.json => {
+                output.print(&partition, String::new)
+            }
+            Reply::Partition(_) if deleted => Ok(()),
+            Reply::Partition(partition) => {
+                let list = [partition];
+                output.print(&list[0], || show::partitions(&list))
+            }
+            other => Err(client::unexpected(&other)),
+        }
+    }
+}
+
+impl Create {
+    fn entry(self) -> PartitionEntry {
+        let without = PartitionEntry {
+            priority: self.priority,
+            oversize: self.oversize,
+            enforce: self.enforce,
+            ..PartitionEntry::new(&self.name, self.class, self.guarantee)
+        };
+        without.changed(&PartitionChange {
+            ceiling: self.ceiling,
+            gpus: Some(self.gpus),
+            ..PartitionChange::default()
+        })
+    }
+}
+
+impl Set {
+    fn change(self) -> anyhow::Result<(String, PartitionChange, Output)> {
+        let change = PartitionChange {
+            class: self.class,
+            guarantee: self.guarantee,
+            ceiling: self.ceiling,
+            priority: self.priority,
+            oversize: self.oversize,
+            enforce: self.enforce,
+            gpus: self.gpus,
+        };
+        if change == PartitionChange::default() {
+            anyhow::bail!("nothing to set; name at least one option, as in --guarantee 8");
+        }
+        Ok((self.name, change, self.output))
+    }
+}
+
+impl Mps {
+    fn perform(&self, socket: &Path) -> anyhow::Result<()> {
+        let mps = mps::Mps::find(socket);
+        let output = match self {
+            Self::Start(output) => {
+                mps.start()?;
+                *output
+            }
+            Self::Stop(output) => {
+                mps.stop()?;
+                *output
+            }
+            Self::Status(output) => *output,
+        };
+        let state = mps.state();
+        output.print(&state, || show::mps(&state))
+    }
+}
+
+fn parse_oversize(text: &str) -> Result<Oversize, String> {
+    match text {
+        "widen" => Ok(Oversize::Widen),
+        "refuse" => Ok(Oversize::Refuse),
+        _ => Err("an oversize launch can be handled by widen or refuse".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn options_become_a_partition() {
+        let line = "lithos partition create chat --class lc --guarantee 4 --ceiling 8 \
+                    --priority -2 --oversize refuse --enforce --gpus 0,1";
+        let Task::Partition(Partition::Create(create)) = parse(line).unwrap().task else {
+            panic!("not a creation");
+        };
+        let entry = create.entry();
+        assert_eq!(
+            (entry.guarantee, entry.ceiling, entry.priority),
+            (4, Some(8), -2)
+        );
+        assert!(entry.enforce && entry.oversize == Oversize::Refuse);
+        assert_eq!(entry.gpus.map(|gpus| gpus.len()), Some(2));
+        assert!(parse("lithos partition create chat").is_err());
+    }
+
+    #[test]
+    fn a_change_of_nothing_is_refused() {
+        let Task::Partition(Partition::Set(set)) = parse("lithos partition set a").unwrap().task
+        else {
+            panic!("not a change");
+        };
+        let error = set.change().unwrap_err().to_string();
+        assert!(error.contains("--guarantee"), "{error}");
+    }
+}

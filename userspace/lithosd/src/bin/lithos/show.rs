@@ -1,0 +1,413 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Texts for people. Machines have `--json`.
+
+use std::fmt::Write;
+
+use lithosd::ledger::{Awaited, OPERATORS_MAX, Unknowable};
+use lithosd::partition::GpuRef;
+use lithosd::status::{
+    ChannelStatus, GpuStatus, MpsStatus, OriginStatus, PartitionStatus, Status, TransitStatus,
+};
+use nix::unistd::{Uid, User};
+
+use crate::mps::State;
+
+/// Rows of words, in columns.
+struct Table(Vec<Vec<String>>);
+
+impl Table {
+    fn new<const N: usize>(head: [&str; N]) -> Self {
+        Self(vec![head.map(str::to_owned).to_vec()])
+    }
+
+    fn row<const N: usize>(&mut self, row: [String; N]) {
+        self.0.push(row.to_vec());
+    }
+
+    /// Writes the rows below each other, columns two spaces apart.
+    fn text(&self) -> String {
+        let columns = self.0.iter().map(Vec::len).max().unwrap_or(0);
+        let width = |column: usize| {
+            let words = self.0.iter().filter_map(|row| row.get(column));
+            words.map(|word| word.chars().count()).max().unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        let mut text = String::new();
+        for row in &self.0 {
+            let cells = row
+                .iter()
+                .zip(&widths)
+                .map(|(word, width)| format!("{word:width$}"));
+            text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+            text.push('\n');
+        }
+        text
+    }
+}
+
+/// Everything.
+pub(crate) fn status(status: &Status) -> String {
+    let daemon = &status.daemon;
+    let mut text = format!(
+        "lithosd {}, process {}, {} broker at {}, up {}, {} requests refused\n",
+        daemon.version,
+        daemon.pid,
+        daemon.broker,
+        daemon.broker_socket,
+        span(daemon.uptime_ms),
+        daemon.refused
+    );
+    text.push_str(&mps_line(&daemon.mps));
+    for gpu in &status.gpus {
+        text.push_str(&gpu_lines(gpu));
+    }
+    text.push('\n');
+    text.push_str(&partitions(&status.partitions));
+    if !status.tenants.is_empty() {
+        text.push('\n');
+        text.push_str(&tenants(status));
+    }
+    if !status.channels.is_empty() {
+        text.push('\n');
+        text.push_str(&channels(&status.channels));
+    }
+    section(&mut text, "In transit", status.transit.iter().map(transit));
+    let notes = status.channels.iter().flat_map(channel_notes);
+    section(&mut text, "Noticed", notes);
+    section(&mut text, "Problems", status.problems.iter().cloned());
+    section(
+        &mut text,
+        "What this broker cannot promise",
+        status.cannot_promise.iter().cloned(),
+    );
+    text
+}
+
+fn section(text: &mut String, title: &str, lines: impl Iterator<Item = String>) {
+    let mut lines = lines.peekable();
+    if lines.peek().is_some() {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "\n{title}:");
+    }
+    for line in lines {
+        let _ = writeln!(text, "  - {line}");
+    }
+}
+
+fn mps_line(mps: &MpsStatus) -> String {
+    match &mps.unsuitable {
+        Some(why) => format!("MPS is not used: {why}\n"),
+        None => format!(
+            "MPS is found at {}; see lithos mps status\n",
+            mps.pipe_directory
+        ),
+    }
+}
+
+fn gpu_lines(gpu: &GpuStatus) -> String {
+    format!(
+        "GPU {}: {}, {}\n  {} TPCs of {} SMs (bits {}); no guarantee reserves {}; nobody has {}\n",
+        gpu.index,
+        gpu.name,
+        gpu.uuid,
+        gpu.tpcs.len(),
+        gpu.tpc_sms,
+        gpu.tpcs,
+        gpu.pool,
+        gpu.free.len()
+    )
+}
+
+/// Partitions, a line for each of their GPUs.
+pub(crate) fn partitions(list: &[PartitionStatus]) -> String {
+    let mut table = Table::new([
+        "PARTITION",
+        "CLASS",
+        "GUARANTEE",
+        "CEILING",
+        "PRIORITY",
+        "OVERSIZE",
+        "ENFORCE",
+        "FROM",
+        "GPU",
+        "TENANTS",
+        "HAS",
+        "SMS",
+        "TPCS",
+    ]);
+    for PartitionStatus {
+        spec,
+        origin,
+        tenants,
+        shares,
+    } in list
+    {
+        let ceiling = match (spec.ceiling, spec.guarantee) {
+            (Some(ceiling), _) => ceiling.to_string(),
+            (None, 0) => "none".into(),
+            (None, guarantee) => guarantee.to_string(),
+        };
+        let from = match origin {
+            OriginStatus::Configuration => "configuration".into(),
+            OriginStatus::Command => "command".into(),
+            OriginStatus::Run { pid } => format!("run by {pid}"),
+        };
+        let oversize = match spec.oversize {
+            lithos_policy::Oversize::Widen => "widen",
+            lithos_policy::Oversize::Refuse => "refuse",
+        };
+        let gpus = spec.gpus.iter().flatten().map(GpuRef::to_string);
+        let named = gpus.collect::<Vec<_>>().join(",");
+        let mut row = |gpu: String, has: String, sms: String, tpcs: String| {
+            table.row([
+                spec.name.clone(),
+                spec.class.to_string(),
+                spec.guarantee.to_string(),
+                ceiling.clone(),
+                spec.priority.to_string(),
+                oversize.into(),
+                if spec.enforce { "yes" } else { "no" }.into(),
+                from.clone(),
+                gpu,
+                tenants.len().to_string(),
+                has,
+                sms,
+                tpcs,
+            ]);
+        };
+        for share in shares {
+            let has = format!("{} of {}", share.owned.len(), share.size);
+            row(
+                share.gpu.to_string(),
+                has,
+                share.sms.to_string(),
+                share.owned.to_string(),
+            );
+        }
+        if shares.is_empty() {
+            row(named, "-".into(), "-".into(), "-".into());
+        }
+    }
+    table.text()
+}
+
+fn tenants(status: &Status) -> String {
+    let mut table = Table::new([
+        "TENANT",
+        "PROCESS",
+        "USER",
+        "COMMAND",
+        "PARTITION",
+        "CHANNELS",
+    ]);
+    for tenant in &status.tenants {
+        let user = User::from_uid(Uid::from_raw(tenant.uid)).ok().flatten();
+        let channels: Vec<String> = tenant.channels.iter().map(u64::to_string).collect();
+        table.row([
+            tenant.tenant.to_string(),
+            tenant.pid.to_string(),
+            user.map_or_else(|| tenant.uid.to_string(), |user| user.name),
+            tenant.command.clone(),
+            tenant.partition.clone(),
+            channels.join(","),
+        ]);
+    }
+    table.text()
+}
+
+fn channels(list: &[ChannelStatus]) -> String {
+    let mut table = Table::new([
+        "CHANNEL",
+        "TENANT",
+        "GPU",
+        "GRANT",
+        "TPCS",
+        "SMS",
+        "LAUNCHES",
+        "COMPLETED",
+        "OPEN",
+        "OPERATORS",
+        "VIOLATIONS",
+    ]);
+    for channel in list {
+        let operators = match usize::try_from(channel.operators) {
+            Ok(OPERATORS_MAX) => format!("{OPERATORS_MAX}+"),
+            _ => channel.operators.to_string(),
+        };
+        table.row([
+            channel.channel.to_string(),
+            channel.tenant.to_string(),
+            channel.gpu.to_string(),
+            if channel.grant == 0 {
+                "awaited".into()
+            } else {
+                channel.grant.to_string()
+            },
+            channel.tpcs.to_string(),
+            channel.sms.to_string(),
+            channel.totals.launches.to_string(),
+            channel.totals.completed.to_string(),
+            channel.outstanding.to_string(),
+            operators,
+            channel.totals.violations.to_string(),
+        ]);
+    }
+    table.text()
+}
+
+/// What is out of the ordinary about a channel.
+fn channel_notes(channel: &ChannelStatus) -> Vec<String> {
+    let totals = &channel.totals;
+    let mut notes = Vec::new();
+    let mut note = |count: u64, what: &str| {
+        if count > 0 {
+            notes.push(format!("channel {}: {count} {what}", channel.channel));
+        }
+    };
+    note(totals.violations, "launches with a mask beyond their grant");
+    note(
+        totals.stale,
+        "launches that followed an older grant than they should have",
+    );
+    note(
+        totals.widened,
+        "launches that ran wider than their grant because they did not fit",
+    );
+    note(
+        totals.unmanaged,
+        "launches that were left as the driver made them",
+    );
+    note(totals.lost, "launches that left no record");
+    note(
+        totals.graph_nodes,
+        "nodes of graphs, which keep the TPCs that they were made with",
+    );
+    for (name, &count) in &channel.counters {
+        if !matches!(name.as_str(), "masked" | "stamped" | "null" | "graph_nodes") {
+            note(count, &format!("launches counted by the shim as {name}"));
+        }
+    }
+    if let Some(why) = channel.unknowable {
+        let tpcs = channel.unknowable_tpcs;
+        notes.push(format!(
+            "channel {}: whether TPCs {tpcs} are free of it cannot be known before it ends: {}",
+            channel.channel,
+            unknowable(why)
+        ));
+    }
+    notes
+}
+
+fn transit(transit: &TransitStatus) -> String {
+    let to = transit.to.as_deref().unwrap_or("the pool");
+    let mut text = format!(
+        "GPU {}: TPCs {} from {} to {to} for {}",
+        transit.gpu,
+        transit.tpcs,
+        transit.from,
+        span(transit.since_ms)
+    );
+    for awaiting in &transit.awaiting {
+        let drains = awaiting
+            .drains
+            .iter()
+            .map(drain)
+            .collect::<Vec<_>>()
+            .join("; ");
+        // Writing to a string does not fail.
+        let _ = write!(
+            text,
+            ", until channel {} (process {}) has completed {drains}",
+            awaiting.channel, awaiting.pid
+        );
+    }
+    if let Some(linger) = transit.linger_ms {
+        let _ = write!(
+            text,
+            ", for {} more because a tenant ended at work",
+            span(linger)
+        );
+    }
+    text
+}
+
+fn drain(awaited: &Awaited) -> String {
+    match (awaited.unknowable, awaited.oldest) {
+        (Some(why), _) => format!("what cannot be known ({})", unknowable(why)),
+        (None, Some(oldest)) => format!(
+            "{} launches up to {}, the first of them {oldest}",
+            awaited.launches, awaited.up_to
+        ),
+        (None, None) => format!("launches up to {}", awaited.up_to),
+    }
+}
+
+fn unknowable(why: Unknowable) -> String {
+    match why {
+        Unknowable::GraphNode(launch) => {
+            format!("launch {launch} made a node of a graph, which may run again at any time")
+        }
+        Unknowable::Unstamped(launch) => {
+            format!("launch {launch} has no stamp, and no later stamp tells of it")
+        }
+        Unknowable::Lost(launch) => format!("launch {launch} left no record"),
+    }
+}
+
+/// Whether MPS runs.
+pub(crate) fn mps(state: &State) -> String {
+    let directories = format!(
+        "pipes in {}, logs in {}",
+        state.pipe_directory.display(),
+        state.log_directory.display()
+    );
+    match (state.pid, &state.unsuitable) {
+        (Some(pid), _) => format!("MPS runs: process {pid}, {directories}\n"),
+        (None, Some(why)) => format!("MPS does not run and is not for this machine: {why}\n"),
+        (None, None) => format!("MPS does not run; {directories}\n"),
+    }
+}
+
+fn span(ms: u64) -> String {
+    match ms {
+        0..10_000 => format!("{ms} ms"),
+        10_000..600_000 => format!("{} s", ms / 1_000),
+        600_000..36_000_000 => format!("{} min", ms / 60_000),
+        _ => format!("{} h", ms / 3_600_000),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_word() {
+        let mut table = Table::new(["A", "B"]);
+        table.row(["long".into(), "x".into()]);
+        assert_eq!(table.text(), "A     B\nlong  x\n");
+    }
+
+    #[test]
+    fn spans_are_said_in_a_unit_that_suits_them() {
+        let spans = [0, 9_999, 10_000, 600_000, 36_000_000].map(span);
+        assert_eq!(spans, ["0 ms", "9999 ms", "10 s", "10 min", "10 h"]);
+    }
+
+    #[test]
+    fn a_tpc_in_transit_is_told_with_what_is_awaited() {
+        let status: TransitStatus = serde_json::from_value(serde_json::json!({
+            "gpu": 0, "tpcs": [1, 2, 3], "from": "a", "to": null, "since_ms": 120,
+            "awaiting": [{"channel": 7, "pid": 99, "drains": [{
+                "revision": 2, "up_to": 17, "launches": 2, "oldest": 16, "unknowable": null
+            }]}],
+            "linger_ms": null
+        }))
+        .unwrap();
+        assert_eq!(
+            transit(&status),
+            "GPU 0: TPCs 1-3 from a to the pool for 120 ms, until channel 7 (process 99) has \
+             completed 2 launches up to 17, the first of them 16"
+        );
+    }
+}
