@@ -237,9 +237,13 @@ impl Probe for Gpu {
         let mut attribute = cluster_attribute(cluster_blocks);
         let config = self.config(cluster_blocks, cluster_blocks, &mut attribute);
         // SAFETY: writes one integer; the configuration outlives the call.
-        check("cuOccupancyMaxActiveClusters", unsafe {
+        let result = unsafe {
             sys::cuOccupancyMaxActiveClusters(&raw mut clusters, self.gather, &raw const config)
-        })?;
+        };
+        if result == CUresult::CUDA_ERROR_INVALID_CLUSTER_SIZE {
+            return Ok(false);
+        }
+        check("cuOccupancyMaxActiveClusters", result)?;
         Ok(clusters > 0)
     }
 }

@@ -29,6 +29,11 @@
 //! with the first one gone. A count can come out too low (something else held a block up), which
 //! makes this rule stricter, and never too high: blocks are counted while they wait for each other.
 //!
+//! **Why a map is right.** A count that came out too low must not pass for an arrangement of GPCs: the
+//! count that all others are compared with is made twice, GPCs are told apart twice where one wrong
+//! count would split them, parities and room must add up, and a GPC must be found that holds the
+//! largest cluster that the driver has room for. Any one wrong count is noticed (a test tries).
+//!
 //! Rejected: keeping only a pair of TPCs that are known to share a GPC and adding two to be compared. It
 //! needs a first pair, and hangs if that is wrong.
 
@@ -149,6 +154,17 @@ pub(super) enum MapError {
         /// The second.
         b: u8,
     },
+    /// The driver has room for a cluster that no GPC found could hold.
+    #[error(
+        "the driver has room for clusters of {cluster} blocks with an SM to each, but the largest GPC \
+         found has {largest} TPCs"
+    )]
+    Narrow {
+        /// Blocks of the cluster.
+        cluster: u32,
+        /// TPCs of the largest GPC found.
+        largest: u32,
+    },
     /// The GPCs found do not have the room that was seen.
     #[error("the GPCs found have room for {found} clusters, but {room} ran at once")]
     Sum {
@@ -262,6 +278,7 @@ fn groups<P: Probe>(probe: &mut P, bits: &[u8]) -> anyhow::Result<Vec<Vec<u8>>> 
     }
     check_apart(probe, &groups, room)?;
     check_sum(&groups, room)?;
+    check_width(probe, &groups)?;
     groups.sort_by_key(|group| group.bits.len() == 1);
     Ok(groups.into_iter().map(|group| group.bits).collect())
 }
@@ -317,6 +334,18 @@ fn check_sum(groups: &[Group], room: u32) -> Result<(), MapError> {
     }
 }
 
+/// Clusters of four might be kept closer together than in a GPC; the driver knows how large one can be.
+fn check_width<P: Probe>(probe: &mut P, groups: &[Group]) -> anyhow::Result<()> {
+    let largest = groups.iter().map(|group| group.bits.len()).max();
+    let largest = u32::try_from(largest.unwrap_or(0)).unwrap_or(u32::MAX);
+    for cluster in [4, 8, 16] {
+        if TPC_SMS * largest < cluster && probe.has_room(cluster)? {
+            bail!(MapError::Narrow { cluster, largest });
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -334,6 +363,8 @@ mod tests {
         /// The counts of these questions come out one lower, as if something was in the way.
         disturbed: Vec<usize>,
         questions: usize,
+        /// Clusters of four keep to so many TPCs of a GPC that lie together.
+        close: usize,
     }
 
     impl Model {
@@ -348,6 +379,7 @@ mod tests {
                 tpcs: tpcs.collect(),
                 disturbed: Vec::new(),
                 questions: 0,
+                close: usize::MAX,
             }
         }
 
@@ -391,7 +423,13 @@ mod tests {
         }
 
         fn clusters(&mut self, without: TpcMask) -> anyhow::Result<u32> {
-            let room: u32 = self.left(without).values().map(|tpcs| tpcs / 2).sum();
+            let mut left = BTreeMap::<(usize, usize), u32>::new();
+            for (at, &(bit, gpc)) in self.tpcs.iter().enumerate() {
+                if !without.contains(bit.into()) {
+                    *left.entry((gpc, at / self.close)).or_default() += 1;
+                }
+            }
+            let room: u32 = left.values().map(|tpcs| tpcs / 2).sum();
             assert!(room > 0, "no GPC has room for a cluster: hung for ever");
             self.count(room)
         }
@@ -459,6 +497,15 @@ mod tests {
             "without bit 5 of the TPC mask 31 of 32 SMs ran blocks; 32 or 30 would make sense. Is \
              something else running on the GPU?"
         );
+    }
+
+    #[test]
+    fn clusters_that_keep_closer_together_than_a_gpc_are_noticed() {
+        let mut model = Model::new(&[9, 9]);
+        model.close = 3;
+        let error = why(map(&mut model).unwrap_err());
+        let (cluster, largest) = (8, 3);
+        assert_eq!(error, MapError::Narrow { cluster, largest });
     }
 
     proptest! {
