@@ -11,22 +11,20 @@
 //!                          +--- grant_wait is over ---> refused
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::BorrowedFd;
 
-use lithos_abi::arena::layout;
 use lithos_abi::bindings::*;
-use lithos_abi::grant::{Grant, Terms};
 use lithos_abi::message::reply;
-use lithos_abi::ring::ring_bytes;
 use lithos_device::pages::{self, Pages};
 use lithos_policy::{
-    ChannelId, Command, Event, GpuId, Nanos, Oversize, Refusal, Revision, Scheduler, Settings,
-    TenantId, Topology, TpcSet, TpcState,
+    ChannelId, Event, GpuId, Nanos, Oversize, Scheduler, Settings, TenantId, Topology, TpcSet,
+    TpcState,
 };
 
 use crate::config::Config;
 use crate::gpu::{Gpu, format_uuid};
+use crate::grant::terms;
 use crate::id::Ids;
 use crate::ledger::Ledger;
 use crate::operator::Partitions;
@@ -53,8 +51,8 @@ pub struct Broker {
     pub(crate) refused: u64,
     tenant_ids: Ids,
     channel_ids: Ids,
-    answers: Vec<Answer>,
-    next_poll: Option<Nanos>,
+    pub(crate) answers: Vec<Answer>,
+    pub(crate) next_poll: Option<Nanos>,
 }
 
 /// One process that has attached to a partition.
@@ -85,7 +83,7 @@ pub(crate) struct Channel {
     pub(crate) pages: Pages,
     pub(crate) ledger: Ledger,
     /// Until when the first grant is waited for; none once it is there.
-    waits_until: Option<Nanos>,
+    pub(crate) waits_until: Option<Nanos>,
 }
 
 /// The end of a wait for a first grant.
@@ -515,109 +513,11 @@ impl Broker {
         }
     }
 
-    /// Tells the policy something that it has no reason to refuse.
-    fn step_quietly(&mut self, now: Nanos, event: Event) {
-        if let Err(why) = self.step(now, event.clone()) {
-            tracing::error!("the policy refused {event:?}: {why}");
-        }
-    }
-
-    /// Tells the policy something, does what it wants done, and returns its answer.
-    pub(crate) fn step(&mut self, now: Nanos, event: Event) -> Result<(), Refusal> {
-        let mut commands = VecDeque::new();
-        self.scheduler.step(now, event, &mut commands);
-        let mut answer = Ok(());
-        for command in commands {
-            match command {
-                Command::Accepted(request) => tracing::trace!(?request, "accepted"),
-                Command::Refuse { why, .. } => answer = Err(why),
-                Command::Grant(grant) => self.publish(grant.channel, grant.revision, grant.tpcs),
-                Command::AwaitDrain { channel, revision } => {
-                    if let Some(channel) = self.channels.get_mut(&channel) {
-                        channel.ledger.await_drain(revision);
-                    }
-                    self.next_poll = Some(now);
-                }
-            }
-        }
-        answer
-    }
-
-    /// Writes a grant, for now and for the time when nobody schedules.
-    fn publish(&mut self, id: ChannelId, revision: Revision, tpcs: TpcSet) {
-        let fail_static = self.fail_static(id, tpcs);
-        let Some(channel) = self.channels.get_mut(&id) else {
-            return;
-        };
-        let words = |tpcs: TpcSet| Grant {
-            tpcs: tpcs.words(),
-            ..Grant::default()
-        };
-        let sequence = channel.pages.publish(&words(tpcs));
-        let reserved = channel.pages.ring().reserved();
-        channel.ledger.granted(sequence, revision, tpcs, reserved);
-        channel.pages.publish_fail_static(&words(fail_static));
-        channel.granted = tpcs;
-        tracing::debug!(channel = %id, grant = sequence, %tpcs, "granted");
-        if channel.waits_until.take().is_some() {
-            self.answers.push(Answer {
-                tenant: channel.tenant,
-                outcome: Ok(id),
-            });
-        }
-    }
-
-    /// Returns what a channel may use when nobody schedules: its partition's guarantee, taken from
-    /// what it has now, so that it is nobody else's. Where that leaves no room for its clusters, or
-    /// where there is no guarantee, it is all that it has now.
-    fn fail_static(&self, id: ChannelId, tpcs: TpcSet) -> TpcSet {
-        let Some(channel) = self.channels.get(&id) else {
-            return tpcs;
-        };
-        let partition = self
-            .tenants
-            .get(&channel.tenant)
-            .map(|tenant| &tenant.partition);
-        let entry = partition.and_then(|name| self.partitions.find(name));
-        let guarantee = entry.map_or(0, |entry| entry.guarantee);
-        let some = tpcs.lowest(guarantee);
-        let gpu = self.gpus.iter().find(|gpu| GpuId(gpu.index) == channel.gpu);
-        let need = lithos_policy::tpcs_for_cluster(channel.ledger.totals().cluster_ctas);
-        let fits = gpu.is_some_and(|gpu| gpu.board.tpcs.fits(some, need));
-        if guarantee == 0 || !fits { tpcs } else { some }
-    }
-
     fn count_refusal<T>(&mut self, what: &str, process: Process, outcome: &Result<T, Refused>) {
         if let Err(why) = outcome {
             self.refused += 1;
             let Process { pid, uid } = process;
             tracing::warn!(pid, uid, "{what} refused: {why}");
         }
-    }
-}
-
-/// The terms of a channel.
-fn terms(config: &Config, gpu: &Gpu, channel: u64, oversize: Oversize) -> Terms {
-    let (regions, arena_bytes) = layout(config.regions);
-    let mut gpc = [u8::try_from(LITHOS_GPC_NONE).unwrap_or(u8::MAX); LITHOS_TPCS_MAX as usize];
-    for tpc in gpu.board.tpcs.tpcs() {
-        let alone = u8::try_from(LITHOS_GPC_ALONE).unwrap_or(u8::MAX);
-        gpc[usize::from(tpc.bit)] = tpc.gpc.unwrap_or(alone);
-    }
-    Terms {
-        channel,
-        gpu_index: gpu.index,
-        oversize: match oversize {
-            Oversize::Widen => LITHOS_OVERSIZE_WIDEN,
-            Oversize::Refuse => LITHOS_OVERSIZE_REFUSE,
-        },
-        ring_bytes: (ring_bytes(config.ring_records) as u64)
-            .next_multiple_of(u64::from(LITHOS_PAGE_BYTES)),
-        arena_bytes,
-        records: config.ring_records,
-        tpc_sms: gpu.board.tpc_sms,
-        regions,
-        present: gpu.board.tpcs.all().words(),
-        gpc,
     }
 }

@@ -439,7 +439,8 @@ mod tests {
                 &["\"a\"", "ceiling = 2", "4 or more"],
             ),
             (
-                "[[partition]]\nname = \"a\"\nclass = \"lc\"\n[[partition]]\nname = \"a\"\nclass = \"be\"",
+                "[[partition]]\nname = \"a\"\nclass = \"lc\"\n\
+                 [[partition]]\nname = \"a\"\nclass = \"be\"",
                 &["\"a\"", "two partitions"],
             ),
         ];

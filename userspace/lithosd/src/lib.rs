@@ -2,9 +2,10 @@
 //! The daemon `lithosd`, and what it shares with the command `lithos`.
 //!
 //! ```text
-//!   tenants --SEQPACKET--> tenants.rs --+                      +--> lithos-policy
-//!                                       +--> broker.rs --------+
-//!   lithos  --STREAM-----> clients.rs --+    (operator, report)+--> grant pages, ledger.rs
+//!   tenants --SEQPACKET--> tenants.rs --+                       +--> lithos-policy
+//!                                       +--> broker.rs ---------+
+//!   lithos  --STREAM-----> clients.rs --+    operator.rs        +--> grant.rs: grant pages
+//!                                            report.rs          +--> ledger.rs: rings and stamps
 //!                 daemon.rs: one thread, one place that waits
 //! ```
 
@@ -17,6 +18,7 @@ pub mod daemon;
 pub mod discover;
 mod file;
 pub mod gpu;
+mod grant;
 mod id;
 pub mod ledger;
 mod listener;

@@ -159,6 +159,7 @@ impl Broker {
         };
         tracing::info!(partition = name, "partition changed");
         self.partitions.put(entry, origin);
+        self.refresh_fail_static(name);
         Ok(())
     }
 
