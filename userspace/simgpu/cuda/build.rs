@@ -4,4 +4,6 @@
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rustc-cdylib-link-arg=-Wl,-soname,libcuda.so.1");
+    // Threads and fork handlers outlive a dlclose.
+    println!("cargo::rustc-cdylib-link-arg=-Wl,-z,nodelete");
 }

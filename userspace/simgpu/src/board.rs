@@ -47,7 +47,7 @@ const LONE_FIRST_BIT: u32 = 75;
 /// Bits from one lone TPC to the next.
 const LONE_STRIDE: u32 = 3;
 /// TPCs of the board that was measured.
-const MEASURED_TPCS: u32 = 66;
+pub const MEASURED_TPCS: u32 = 66;
 /// Its GPCs.
 const MEASURED_GPCS: [u32; 8] = [4, 8, 8, 8, 8, 8, 9, 9];
 

@@ -4,7 +4,7 @@
 //! Units: a clock in kHz is modelled cycles per millisecond; the *speed factor* stretches modelled
 //! time, so that a block takes `cycles / clock * factor`.
 
-use crate::board::{Board, Layout, LayoutError};
+use crate::board::{Board, Layout, LayoutError, MEASURED_TPCS};
 use crate::wire::GpuInfo;
 
 /// The options of a server. `simgpu serve --help` is its manual.
@@ -13,9 +13,9 @@ pub struct Options {
     /// Number of GPUs.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
     pub gpus: u32,
-    /// TPCs of each GPU; an SM is half a TPC.
-    #[arg(long, default_value_t = 66)]
-    pub tpcs: u32,
+    /// TPCs of each GPU, two SMs each: 66 unless --gpcs says otherwise.
+    #[arg(long)]
+    pub tpcs: Option<u32>,
     /// TPCs of each GPC and, after a plus, how many TPCs belong to none: 4,8,8,8,8,8,9,9+4.
     #[arg(long)]
     pub gpcs: Option<Layout>,
@@ -77,11 +77,10 @@ impl TryFrom<&Options> for Config {
     type Error = ConfigError;
 
     fn try_from(options: &Options) -> Result<Self, ConfigError> {
-        let layout = match &options.gpcs {
-            // The default of `--tpcs` does not argue with a list of GPCs.
-            Some(layout) if options.tpcs == 66 => layout.clone(),
-            Some(layout) => layout.clone().expect_tpcs(options.tpcs)?,
-            None => Layout::with_tpcs(options.tpcs)?,
+        let layout = match (&options.gpcs, options.tpcs) {
+            (Some(layout), Some(tpcs)) => layout.clone().expect_tpcs(tpcs)?,
+            (Some(layout), None) => layout.clone(),
+            (None, tpcs) => Layout::with_tpcs(tpcs.unwrap_or(MEASURED_TPCS))?,
         };
         let khz = options.clock_mhz * 1000.0 / options.speed_factor;
         if !(1.0..=1e9).contains(&khz) {

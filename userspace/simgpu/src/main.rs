@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::unistd::Pid;
 use simgpu::config::{Config, Options, uuid_text};
 use simgpu::engine::Summary;
 use simgpu::library;
@@ -104,17 +105,29 @@ fn serve(socket: &PathBuf, options: &Options) -> anyhow::Result<ExitCode> {
 fn run_program(options: &Options, command: &[OsString]) -> anyhow::Result<ExitCode> {
     let config = Config::try_from(options)?;
     let libraries = library::folder()?;
+    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
+    // The program gets them from us, so that we outlive it and can say what became of it. (What is
+    // blocked here is not blocked in the program: Rust resets that.)
+    signals.thread_block()?;
     let folder = tempfile::Builder::new().prefix("simgpu").tempdir()?;
     let socket = folder.path().join("socket");
     let server = Server::start(config, &socket).context("cannot start the server")?;
     let (program, arguments) = command.split_first().context("no program was named")?;
     let path = library::search_path(&libraries, std::env::var_os("LD_LIBRARY_PATH"));
-    let status = Command::new(program)
+    let mut child = Command::new(program)
         .args(arguments)
         .env(SOCKET_VARIABLE, &socket)
         .env("LD_LIBRARY_PATH", path)
-        .status()
+        .spawn()
         .with_context(|| format!("cannot run {}", program.display()))?;
+    let pid = Pid::from_raw(child.id().cast_signed());
+    std::thread::spawn(move || {
+        while let Ok(signal) = signals.wait() {
+            // A program that has ended needs no signals.
+            let _ = kill(pid, signal);
+        }
+    });
+    let status = child.wait()?;
     let summary = server.stop();
     report(&summary);
     let code = exit_code(status);

@@ -11,10 +11,11 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::Pid;
 
@@ -27,27 +28,30 @@ use crate::wire::{self, Receiver, Refusal, Reply, Request};
 
 /// Connections at a time.
 const CLIENTS_MAX: u32 = 256;
+/// Messages that may wait for the engine; a client that sends more waits too.
+const INBOX_MESSAGES: usize = 4096;
 /// How long a reply may wait for a client that does not read.
 const REPLY_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A running server.
 #[derive(Debug)]
 pub struct Server {
-    inbox: Sender<Inbound>,
+    inbox: SyncSender<Inbound>,
     engine: JoinHandle<Summary>,
 }
 
 impl Server {
     /// Starts the engine and listens at `socket`.
     pub fn start(config: Config, socket: &Path) -> io::Result<Self> {
-        let listener = UnixListener::bind(socket)?;
-        let (inbox, engine_inbox) = channel();
+        let listener = listen(socket)?;
+        let (inbox, engine_inbox) = sync_channel(INBOX_MESSAGES);
         let engine = thread::Builder::new()
             .name("engine".into())
             .spawn(move || {
                 // The default slack of 50 us would make every block end late.
                 // SAFETY: PR_SET_TIMERSLACK takes a number and changes this thread only.
                 unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1_000_u64) };
+                let _guard = EngineGuard;
                 Engine::new(config).run(&engine_inbox)
             })?;
         let sender = inbox.clone();
@@ -67,13 +71,36 @@ impl Server {
         }
     }
 
-    /// Whether the engine has ended by itself, which only a defect can cause.
-    pub fn has_ended(&self) -> bool {
-        self.engine.is_finished()
+}
+
+/// Ends the process's wait for a signal if the engine panics: there is nothing left to serve.
+struct EngineGuard;
+
+impl Drop for EngineGuard {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            // A process can always signal itself.
+            let _ = kill(Pid::this(), Signal::SIGTERM);
+        }
     }
 }
 
-fn accept(listener: &UnixListener, inbox: &Sender<Inbound>) {
+/// Listens at a path, also where a server that is gone has left its socket.
+fn listen(socket: &Path) -> io::Result<UnixListener> {
+    match UnixListener::bind(socket) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+            if !UnixStream::connect(socket).is_err_and(refused) {
+                return Err(error);
+            }
+            std::fs::remove_file(socket)?;
+            UnixListener::bind(socket)
+        }
+        result => result,
+    }
+}
+
+fn accept(listener: &UnixListener, inbox: &SyncSender<Inbound>) {
     let connected = Arc::new(AtomicU32::new(0));
     for (client, socket) in (1..).zip(listener.incoming()) {
         let socket = match socket {
@@ -109,7 +136,7 @@ fn accept(listener: &UnixListener, inbox: &Sender<Inbound>) {
 }
 
 /// Reads a client's requests until it leaves.
-fn converse(client: u64, socket: &UnixStream, inbox: &Sender<Inbound>) -> io::Result<()> {
+fn converse(client: u64, socket: &UnixStream, inbox: &SyncSender<Inbound>) -> io::Result<()> {
     let gone = |_| io::Error::other("the engine has ended");
     let mut receiver = Receiver::default();
     let Some(Request::Hello {
@@ -127,6 +154,7 @@ fn converse(client: u64, socket: &UnixStream, inbox: &Sender<Inbound>) -> io::Re
         answer.reply(&Reply::Refused(Refusal::Version));
         return Ok(());
     }
+    let pid = Pid::from_raw(getsockopt(socket, sockopt::PeerCredentials)?.pid());
     let page = if page {
         let fd = receiver.take_fd();
         let fd = fd.ok_or_else(|| io::Error::other("the status page is missing"))?;
@@ -135,10 +163,9 @@ fn converse(client: u64, socket: &UnixStream, inbox: &Sender<Inbound>) -> io::Re
     } else {
         None
     };
-    let credentials = getsockopt(socket, sockopt::PeerCredentials)?;
     let joined = Inbound::Joined {
         client,
-        pid: Pid::from_raw(credentials.pid()),
+        pid,
         priority,
         page,
         answer: Box::new(answer),

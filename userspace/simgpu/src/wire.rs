@@ -47,6 +47,12 @@ pub enum Request {
     },
     /// What the GPUs are doing. Answered by [`Reply::Report`].
     Report,
+    /// Asks whether the server can reach the client's own memory, on which copies rely: it tries to
+    /// read the byte at this address. Answered by [`Reply::Done`] or [`Refusal::OutOfReach`].
+    Probe {
+        /// An address that can be read.
+        address: u64,
+    },
     /// Makes a context. Answered by [`Reply::Done`].
     OpenContext {
         /// Its number.
@@ -269,6 +275,8 @@ pub enum Refusal {
     Overlap,
     /// The context has failed: see the status page.
     Failed,
+    /// The server cannot reach the client's memory.
+    OutOfReach,
 }
 
 /// What a GPU is.

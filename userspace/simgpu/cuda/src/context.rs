@@ -10,7 +10,6 @@ use std::collections::HashMap;
 use std::ffi::{c_int, c_uint, c_void};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread::ThreadId;
 
 use simgpu::page::CONTEXTS_MAX;
 use simgpu::wire::{Request, StreamKind};
@@ -39,7 +38,6 @@ pub(crate) struct Context {
     flags: AtomicU32,
     alive: AtomicBool,
     pub(crate) legacy: Arc<Stream>,
-    per_thread: Mutex<HashMap<ThreadId, Arc<Stream>>>,
     pub(crate) banks: Banks,
     latches: AtomicU32,
 }
@@ -61,8 +59,24 @@ struct Primary {
     flags: c_uint,
 }
 
+/// The default streams of a thread, by the id of their context. They end with the thread.
+#[derive(Default)]
+struct OwnStreams(RefCell<HashMap<u64, Arc<Stream>>>);
+
+impl Drop for OwnStreams {
+    fn drop(&mut self) {
+        for stream in self.0.take().into_values() {
+            if let Ok(driver) = driver() {
+                // If the server is gone, so are its streams.
+                let _ = driver.streams.retire(driver, &stream);
+            }
+        }
+    }
+}
+
 thread_local! {
     static CURRENT: RefCell<Vec<Option<Arc<Context>>>> = const { RefCell::new(Vec::new()) };
+    static OWN_STREAMS: OwnStreams = OwnStreams::default();
 }
 
 impl Contexts {
@@ -105,7 +119,6 @@ impl Contexts {
                 flags: AtomicU32::new(flags),
                 alive: AtomicBool::new(true),
                 legacy: stream::create(driver, number, StreamKind::Legacy, 0, 0)?,
-                per_thread: Mutex::default(),
                 banks: Banks::new(driver)?,
                 latches: AtomicU32::new(0),
             })
@@ -180,14 +193,15 @@ impl Context {
 
     /// The default stream of the calling thread.
     pub(crate) fn per_thread_stream(&self, driver: &Driver) -> Result<Arc<Stream>, Error> {
-        let mut streams = lock(&self.per_thread);
-        let thread = std::thread::current().id();
-        if let Some(stream) = streams.get(&thread) {
-            return Ok(stream.clone());
-        }
-        let made = stream::create(driver, self.number, StreamKind::Blocking, 0, 0)?;
-        streams.insert(thread, made.clone());
-        Ok(made)
+        OWN_STREAMS.with(|own| {
+            let mut streams = own.0.borrow_mut();
+            if let Some(stream) = streams.get(&self.id) {
+                return Ok(stream.clone());
+            }
+            let made = stream::create(driver, self.number, StreamKind::Blocking, 0, 0)?;
+            streams.insert(self.id, made.clone());
+            Ok(made)
+        })
     }
 }
 

@@ -154,6 +154,12 @@ impl Driver {
         if gpus.is_empty() {
             return Err(Error::NO_DEVICE);
         }
+        let probe = Request::Probe {
+            address: (&raw const DRIVER).expose_provenance() as u64,
+        };
+        if let Reply::Refused(refusal) = connection.ask(&probe, None)? {
+            return Err(refusal.into());
+        }
         SOCKET.store(connection.socket.as_raw_fd(), Ordering::Relaxed);
         // SAFETY: the handler only touches atomics and closes a descriptor: both are allowed there.
         unsafe { libc::pthread_atfork(None, None, Some(in_forked_child)) };
@@ -176,6 +182,9 @@ impl Driver {
         request: &Request,
         fd: Option<BorrowedFd<'_>>,
     ) -> Result<Reply, Error> {
+        if is_forked_child() {
+            return Err(Error::NOT_INITIALIZED);
+        }
         match lock(&self.connection).ask(request, fd)? {
             Reply::Refused(refusal) => Err(refusal.into()),
             reply => Ok(reply),
@@ -184,6 +193,10 @@ impl Driver {
 
     /// Sends a request that has no answer.
     pub(crate) fn tell(&self, request: &Request) -> Outcome {
+        // A thread of a forked child may end and tidy up: its socket may be another file by now.
+        if is_forked_child() {
+            return Err(Error::NOT_INITIALIZED);
+        }
         wire::send(&lock(&self.connection).socket, request, None).map_err(|_| Error::CONNECTION)
     }
 

@@ -68,6 +68,7 @@ impl From<Refusal> for Error {
             Refusal::Unknown => Self::INVALID_VALUE,
             Refusal::Exhausted => Self::OUT_OF_MEMORY,
             Refusal::Overlap => Self::REGISTERED,
+            Refusal::OutOfReach => Self::new(CUresult::CUDA_ERROR_OPERATING_SYSTEM),
             Refusal::Failed => Self::new(CUresult::CUDA_ERROR_LAUNCH_FAILED),
         }
     }

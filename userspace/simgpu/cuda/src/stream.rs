@@ -111,6 +111,34 @@ impl Streams {
         });
     }
 
+    /// Gives up a stream; what was submitted still runs, and its number is free when it has.
+    pub(crate) fn retire(&self, driver: &Driver, stream: &Stream) -> Outcome {
+        let submitted = stream.submitted();
+        let mut live = lock(&self.live);
+        // Its context may have ended and its number be somebody else's by now.
+        let own = live
+            .get(&stream.number)
+            .is_some_and(|other| std::ptr::eq(&**other, stream));
+        if !own {
+            return Ok(());
+        }
+        live.remove(&stream.number);
+        lock(&self.retired).push((stream.number, submitted));
+        driver.tell(&Request::CloseStream {
+            stream: stream.number,
+        })
+    }
+
+    /// The streams that must be done for this one to be: the legacy stream joins all blocking ones.
+    fn joined(&self, context: &Context, stream: &Arc<Stream>) -> Vec<Arc<Stream>> {
+        if !Arc::ptr_eq(&context.legacy, stream) {
+            return vec![stream.clone()];
+        }
+        let mut streams = self.of_context(context.number);
+        streams.retain(|other| other.flags & NON_BLOCKING == 0);
+        streams
+    }
+
     fn find(&self, handle: *mut c_void) -> Result<Arc<Stream>, Error> {
         let found = lock(&self.handles).get(&handle.addr()).cloned();
         found.ok_or(Error::INVALID_HANDLE)
@@ -252,20 +280,15 @@ pub(crate) unsafe fn destroy(_: Call, handle: *mut c_void) -> Outcome {
     let driver = driver()?;
     let stream = lock(&driver.streams.handles).remove(&handle.addr());
     let stream = stream.ok_or(Error::INVALID_HANDLE)?;
-    // What was submitted still runs; the number is free when it has.
-    let submitted = stream.submitted();
-    let mut live = lock(&driver.streams.live);
-    live.remove(&stream.number);
-    lock(&driver.streams.retired).push((stream.number, submitted));
-    driver.tell(&Request::CloseStream {
-        stream: stream.number,
-    })
+    driver.streams.retire(driver, &stream)
 }
 
 pub(crate) unsafe fn query(call: Call, handle: *mut c_void) -> Outcome {
-    let (_, stream) = resolve(call, handle)?;
+    let (context, stream) = resolve(call, handle)?;
     let driver = driver()?;
-    if stream.is_complete(driver, stream.submitted()) {
+    let joined = driver.streams.joined(&context, &stream);
+    let done = |stream: &Arc<Stream>| stream.is_complete(driver, stream.submitted());
+    if joined.iter().all(done) {
         Ok(())
     } else {
         Err(Error::NOT_READY)
@@ -275,17 +298,10 @@ pub(crate) unsafe fn query(call: Call, handle: *mut c_void) -> Outcome {
 pub(crate) unsafe fn synchronize(call: Call, handle: *mut c_void) -> Outcome {
     let (context, stream) = resolve(call, handle)?;
     let driver = driver()?;
-    // The legacy stream is done when all streams that it joins are.
-    if Arc::ptr_eq(&context.legacy, &stream) {
-        let joined = driver.streams.of_context(context.number);
-        let blocking = joined
-            .iter()
-            .filter(|other| other.flags & NON_BLOCKING == 0);
-        return blocking
-            .into_iter()
-            .try_for_each(|other| other.synchronize(driver));
-    }
-    stream.synchronize(driver)
+    let joined = driver.streams.joined(&context, &stream);
+    joined
+        .iter()
+        .try_for_each(|stream| stream.synchronize(driver))
 }
 
 pub(crate) unsafe fn get_priority(call: Call, handle: *mut c_void, out: *mut c_int) -> Outcome {

@@ -37,6 +37,7 @@ impl Engine {
         let answer = match request {
             Request::Hello { .. } => Err(Refusal::Version),
             Request::Report => Ok(Reply::Report(self.report())),
+            Request::Probe { address } => self.probe(client, address),
             Request::OpenContext { context, gpu } => self.open_context(client, context, gpu),
             Request::CloseContext { context } => self.close_context(client, context),
             Request::Allocate { context, bytes } => self.allocate(client, context, bytes),
@@ -92,6 +93,21 @@ impl Engine {
             return Err(Refusal::Failed);
         }
         Ok(entry)
+    }
+
+    fn probe(&mut self, client: u64, address: u64) -> Result<Reply, Refusal> {
+        let pid = self.client(client)?.pid;
+        let space = AddressSpace::new(pid, 0);
+        match space.read_client(address, &mut [0]) {
+            Ok(()) => Ok(Reply::Done),
+            Err(_) => {
+                eprintln!(
+                    "simgpu: the memory of process {pid} is out of reach: simulated GPUs need the \
+                     right to trace the programs that use them (see kernel.yama.ptrace_scope)"
+                );
+                Err(Refusal::OutOfReach)
+            }
+        }
     }
 
     fn open_context(&mut self, client: u64, context: u32, gpu: u32) -> Result<Reply, Refusal> {

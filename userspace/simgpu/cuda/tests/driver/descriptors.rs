@@ -42,7 +42,7 @@ pub(crate) const TESTS: &[crate::Test] = &[
         let gpcs = Some("2,2+1".parse().expect("a layout"));
         let options = Options {
             gpcs,
-            tpcs: 5,
+            tpcs: Some(5),
             ..options()
         };
         Simulation::new(&options).run("clustered");

@@ -24,7 +24,7 @@ pub(crate) struct Simulation {
 pub(crate) fn options() -> Options {
     Options {
         gpus: 1,
-        tpcs: 4,
+        tpcs: Some(4),
         gpcs: None,
         clock_mhz: 1.0,
         speed_factor: 1.0,
