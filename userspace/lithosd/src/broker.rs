@@ -25,7 +25,6 @@ use lithos_policy::{
 use crate::config::Config;
 use crate::gpu::{Gpu, format_uuid};
 use crate::grant::terms;
-use crate::id::Ids;
 use crate::ledger::Ledger;
 use crate::operator::Partitions;
 
@@ -49,8 +48,10 @@ pub struct Broker {
     pub(crate) channels: BTreeMap<ChannelId, Channel>,
     pub(crate) problems: Vec<String>,
     pub(crate) refused: u64,
-    tenant_ids: Ids,
-    channel_ids: Ids,
+    /// Ids count up and are never used again: each is its own generation, so that a stale one names
+    /// nobody.
+    last_tenant: u64,
+    last_channel: u64,
     pub(crate) answers: Vec<Answer>,
     pub(crate) next_poll: Option<Nanos>,
 }
@@ -135,8 +136,8 @@ impl Broker {
             channels: BTreeMap::new(),
             problems: Vec::new(),
             refused: 0,
-            tenant_ids: Ids::default(),
-            channel_ids: Ids::default(),
+            last_tenant: 0,
+            last_channel: 0,
             answers: Vec::new(),
             next_poll: None,
         };
@@ -190,14 +191,13 @@ impl Broker {
         }
         let name = partition.parse();
         let name = name.map_err(|error| Refused::new(libc::EINVAL, error))?;
-        let id = self.tenant_ids.take().map(TenantId);
-        let tenant = id.ok_or_else(|| Refused::new(libc::EUSERS, "there are no ids left"))?;
+        self.last_tenant += 1;
+        let tenant = TenantId(self.last_tenant);
         let event = Event::TenantAttached {
             tenant,
             partition: name,
         };
         if let Err(why) = self.step(now, event) {
-            self.tenant_ids.give_back(tenant.0);
             return Err(Refused::new(libc::ENOENT, why));
         }
         let Process { pid, uid } = process;
@@ -260,16 +260,14 @@ impl Broker {
             .find(&state.partition)
             .map(|entry| entry.oversize);
         let oversize = oversize.unwrap_or_default();
-        let id = self.channel_ids.take();
-        let id = id.ok_or_else(|| Refused::new(libc::EMFILE, "there are no ids left"))?;
-        let channel = ChannelId(id);
-        let terms = terms(&self.config, gpu, id, oversize);
+        self.last_channel += 1;
+        let channel = ChannelId(self.last_channel);
+        let terms = terms(&self.config, gpu, channel.0, oversize);
         let gpu_id = GpuId(gpu.index);
         let ledger = Ledger::new(terms.records, gpu.board.tpcs.all());
         let pages = match pages::create(&terms) {
             Ok(pages) => pages,
             Err(error) => {
-                self.channel_ids.give_back(id);
                 let text = format!("cannot make the channel's pages: {error}");
                 return Err(Refused::new(libc::ENOMEM, text));
             }
@@ -332,7 +330,6 @@ impl Broker {
             self.close_channel(channel, now);
         }
         self.tenants.remove(&tenant);
-        self.tenant_ids.give_back(tenant.0);
         self.step_quietly(now, Event::TenantGone { tenant });
         tracing::info!(%tenant, pid, why, "tenant ended");
         self.sweep_run_partitions(now);
@@ -509,7 +506,6 @@ impl Broker {
             if let Some(tenant) = self.tenants.get_mut(&channel.tenant) {
                 tenant.channels.remove(&id);
             }
-            self.channel_ids.give_back(id.0);
         }
     }
 

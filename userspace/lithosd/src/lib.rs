@@ -19,7 +19,6 @@ pub mod discover;
 mod file;
 pub mod gpu;
 mod grant;
-mod id;
 pub mod ledger;
 mod listener;
 pub mod operator;
