@@ -10,8 +10,10 @@ mod callbacks;
 mod cuda;
 mod descriptors;
 mod hook;
+mod memory;
 mod sharing;
 mod simulation;
+mod streams;
 mod time;
 
 use std::process::ExitCode;
@@ -29,7 +31,9 @@ fn main() -> ExitCode {
         basics::PROGRAMS,
         callbacks::PROGRAMS,
         descriptors::PROGRAMS,
+        memory::PROGRAMS,
         sharing::PROGRAMS,
+        streams::PROGRAMS,
         time::PROGRAMS,
     ]
     .concat();
@@ -42,7 +46,9 @@ fn main() -> ExitCode {
         basics::TESTS,
         callbacks::TESTS,
         descriptors::TESTS,
+        memory::TESTS,
         sharing::TESTS,
+        streams::TESTS,
         time::TESTS,
     ]
     .concat();
