@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::memory::{Fault, Memory};
 use super::module::Kernel;
-use super::warp::{Arrival, State, Stop, Surroundings, Time, Warp};
+use super::time::Time;
+use super::warp::{Arrival, State, Stop, Surroundings, Warp};
 
 /// What a block is told about the launch and about its own place in it.
 #[derive(Clone, Debug)]

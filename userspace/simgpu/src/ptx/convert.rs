@@ -90,8 +90,7 @@ impl Conversion {
             let integer = match value {
                 Value::Integer(integer) => integer,
                 Value::Float(float) if float.is_nan() => self.not_a_number(),
-                // The cast saturates, and every integer type is inside its range.
-                Value::Float(float) => self.round(float) as i128,
+                Value::Float(float) => whole(self.round(float)),
             };
             let clamps = self.saturate || self.from.is_float();
             self.to_integer(if clamps { self.clamp(integer) } else { integer })
@@ -184,7 +183,7 @@ impl Conversion {
                 Value::Float(float) => float,
             };
             let float = if self.saturate {
-                float.max(0.0).min(1.0)
+                if float > 0.0 { float.min(1.0) } else { 0.0 }
             } else {
                 float
             };
@@ -206,7 +205,7 @@ impl Conversion {
     fn integer_to_single(self, integer: i128) -> f32 {
         let near = integer as f32;
         // Integers of 64 bits are far below the largest f32, so `near` is finite and whole.
-        let back = near as i128;
+        let back = whole(f64::from(near));
         match self.correct(back < integer, back > integer, integer < 0) {
             Correction::None => near,
             Correction::Below => near.next_down(),
@@ -216,7 +215,7 @@ impl Conversion {
 
     fn integer_to_double(self, integer: i128) -> f64 {
         let near = integer as f64;
-        let back = near as i128;
+        let back = whole(near);
         match self.correct(back < integer, back > integer, integer < 0) {
             Correction::None => near,
             Correction::Below => near.next_down(),
@@ -239,4 +238,10 @@ enum Correction {
     None,
     Below,
     Above,
+}
+
+/// An integral float as an integer. It saturates, far outside the range of every type of PTX.
+#[expect(clippy::cast_possible_truncation, reason = "the value is whole")]
+fn whole(float: f64) -> i128 {
+    float as i128
 }

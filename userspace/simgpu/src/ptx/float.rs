@@ -6,6 +6,8 @@
 //! which is within their stated error. Single-precision NaNs come out in the one form that the hardware
 //! produces, double-precision ones as the CPU makes them.
 
+use std::cmp::Ordering;
+
 use super::code::{Binary, Row, Ternary, Test, Unary};
 use super::lanes::{binary, ternary, test, unary};
 use super::types::Lane;
@@ -196,7 +198,8 @@ macro_rules! comparisons {
         }
         Some(match $name {
             "eq" => compare!(|a, b| a == b),
-            "ne" => compare!(|a, b| a < b || a > b),
+            // Ordered: a NaN is not unequal to anything.
+            "ne" => compare!(|a, b| a.partial_cmp(&b).is_some_and(Ordering::is_ne)),
             "lt" => compare!(|a, b| a < b),
             "le" => compare!(|a, b| a <= b),
             "gt" => compare!(|a, b| a > b),
@@ -285,7 +288,7 @@ pub(super) fn fused_32(a: f32, b: f32, c: f32) -> f32 {
     let back = sum - product;
     let error = (product - (sum - back)) + (addend - back);
     let bits = sum.to_bits();
-    let inexact = error < 0.0 || error > 0.0;
+    let inexact = error.abs() > 0.0;
     let outward = (error > 0.0) == (sum > 0.0);
     let even = bits & 1 == 0;
     let step = if outward { 1 } else { u64::MAX };

@@ -309,7 +309,6 @@ macro_rules! integers {
     ($($t:ty, $wide:ty, $bits:expr, $magnitude:expr, $highest:expr;)*) => {$(
         impl Integer for $t {
             #[inline(always)]
-            #[expect(clippy::cast_possible_truncation, reason = "half of the product is kept")]
             fn high_product(self, other: Self) -> Self {
                 ((<$wide>::from(self) * <$wide>::from(other)) >> $bits) as Self
             }

@@ -11,7 +11,9 @@
 
 mod access;
 mod assemble;
+mod assemble_arithmetic;
 mod assemble_memory;
+mod assemble_move;
 mod assemble_sync;
 mod atomic;
 mod block;
@@ -22,6 +24,7 @@ mod convert;
 mod cursor;
 mod declare;
 mod error;
+mod execute;
 mod float;
 mod integer;
 mod lanes;
@@ -32,6 +35,7 @@ mod modifiers;
 mod module;
 mod parser;
 mod special;
+mod time;
 mod types;
 mod warp;
 

@@ -397,8 +397,7 @@ proptest! {
         check_f64(&f64s("neg.f64 %d0, %d1;"), &words, |a, _, _| -a);
         check_f64(&f64s("abs.f64 %d0, %d1;"), &words, |a, _, _| a.abs());
         check_f64(&f64s("min.f64 %d0, %d1, %d2;"), &words, |a, b, _| {
-            if a.is_nan() { b } else if b.is_nan() { a }
-            else if a.total_cmp(&b).is_lt() { a } else { b }
+            if a.is_nan() || a.total_cmp(&b).is_gt() && !b.is_nan() { b } else { a }
         });
     }
 
@@ -431,7 +430,7 @@ proptest! {
         let nan = |a: f32, b: f32| a.is_nan() || b.is_nan();
         for (name, f) in [
             ("eq", (|a, b| a == b) as fn(f64, f64) -> bool),
-            ("ne", |a, b| a < b || a > b),
+            ("ne", |a, b| !a.is_nan() && !b.is_nan() && a != b),
             ("lt", |a, b| a < b),
             ("le", |a, b| a <= b),
             ("gt", |a, b| a > b),
@@ -466,6 +465,14 @@ const EDGES: [f64; 14] = [
     1e300,
 ];
 
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the saturating cast is Rust's own rule"
+)]
+fn saturated(value: f64) -> (i16, i32, u64) {
+    (value as i16, value as i32, value as u64)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
 
@@ -484,17 +491,17 @@ proptest! {
             check(&format!("mov.b64 %d1, %rd1; cvt.{mode}.s32.f64 %r0, %d1;
                 cvt.u64.u32 %rd0, %r0;"), &words, |a, _, _| {
                 let a = f64::from_bits(a);
-                let value = if a.is_nan() { i32::MIN } else { round(a) as i32 };
+                let value = if a.is_nan() { i32::MIN } else { saturated(round(a)).1 };
                 u64::from(value.cast_unsigned())
             });
             check(&format!("mov.b64 %d1, %rd1; cvt.{mode}.u64.f64 %rd0, %d1;"), &words,
                 |a, _, _| {
                     let a = f64::from_bits(a);
-                    if a.is_nan() { 1 << 63 } else { round(a) as u64 }
+                    if a.is_nan() { 1 << 63 } else { saturated(round(a)).2 }
                 });
             check(&f32s(&format!("cvt.{mode}.s16.f32 %h0, %f1; cvt.s32.s16 %r0, %h0;
                 mov.b32 %f0, %r0;")), &words, |a, _, _| {
-                let value = round(f64::from(single(a))) as i16;
+                let value = saturated(round(f64::from(single(a)))).0;
                 u64::from(i32::from(value).cast_unsigned())
             });
             check(&f32s(&format!("cvt.{mode}.f32.f32 %f0, %f1;")), &words,
