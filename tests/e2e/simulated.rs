@@ -40,7 +40,7 @@ gpus = [1]
 
 #[test]
 fn boards_with_holes_in_their_masks_and_lone_tpcs_are_learned() {
-    for tpcs in [1, 7, 66] {
+    for tpcs in [2, 7, 66] {
         let mut bed = on(&Hardware::Simulated(Simulation {
             tpcs,
             ..simulation()

@@ -54,7 +54,7 @@ pub fn draw(path: &Path, title: &str, unit: &str, series: &[Series]) -> anyhow::
             .y_desc("requests that took at most so long (%)")
             .axis_desc_style((FONT, 16))
             .label_style((FONT, 14))
-            .x_label_formatter(&|value| format!("{value:.0}"))
+            .x_label_formatter(&label)
             .y_label_formatter(&|value| format!("{value:.0}"))
             .light_line_style(TRANSPARENT)
             .draw()?;
@@ -84,6 +84,16 @@ pub fn draw(path: &Path, title: &str, unit: &str, series: &[Series]) -> anyhow::
     drawn
         .map_err(|error| anyhow!("{error}"))
         .with_context(|| format!("drawing {}", path.display()))
+}
+
+/// A label of the logarithmic axis; empty for those that would run into each other.
+fn label(value: &f64) -> String {
+    let text = format!("{value:.0}");
+    if text.starts_with(['1', '2', '5']) {
+        text
+    } else {
+        String::new()
+    }
 }
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ pub struct Be {
 pub fn simulation() -> Simulation {
     Simulation {
         gpus: 1,
-        tpcs: 16,
+        tpcs: 8,
         clock_mhz: 0.1,
         tolerance_ms: 100,
     }
@@ -81,16 +81,16 @@ impl Pair {
         })
     }
 
-    /// Blocks of one warp that take an SM each: 8 of 1 ms in each of five kernels, against waves of
+    /// Blocks of one warp that take an SM each: 4 of 1 ms in each of five kernels, against waves of
     /// 11 ms.
     fn simulated() -> Self {
         let whole = "--shared-bytes whole --iterations";
         Self {
             lc: words(
-                &format!("lc --kernels 5 --blocks 8 --pause-us 20000 --warm-up 3 {whole}"),
+                &format!("lc --kernels 5 --blocks 4 --pause-us 20000 --warm-up 3 {whole}"),
                 "10",
             ),
-            be: words(&format!("be --blocks 128 --queue 2 {whole}"), "130"),
+            be: words(&format!("be --blocks 64 --queue 2 {whole}"), "130"),
         }
     }
 

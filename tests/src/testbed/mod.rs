@@ -132,6 +132,8 @@ impl Testbed {
         let mut server = Process::start("simgpu serve", &mut command)?;
         // Its first line says that it is ready.
         server.line(PATIENCE)?;
+        // A GPU's device files are everybody's.
+        std::fs::set_permissions(&socket, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
         self.simulator = Some(server);
         self.environment = vec![
             ("SIMGPU_SOCKET", socket.into()),

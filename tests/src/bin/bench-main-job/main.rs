@@ -31,7 +31,7 @@ struct Cli {
     #[arg(long, default_value = "results")]
     results: PathBuf,
     /// The revision that is measured [default: what git says].
-    #[arg(long, env = "LITHOS_COMMIT")]
+    #[arg(long)]
     commit: Option<String>,
     /// Takes only this step; the figures of the others stay unmeasured, and nothing is written.
     #[arg(long, value_enum)]
