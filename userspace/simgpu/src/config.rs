@@ -19,9 +19,9 @@ pub struct Options {
     /// TPCs of each GPC and, after a plus, how many TPCs belong to none: 4,8,8,8,8,8,9,9+4.
     #[arg(long)]
     pub gpcs: Option<Layout>,
-    /// Clock of the SMs. The interpreter has to keep up with it: a block's modelled time is its
-    /// cycles at this clock.
-    #[arg(long, default_value_t = 10.0)]
+    /// Clock of the SMs. A block's modelled time is its cycles at this clock, and the interpreter has
+    /// to keep up: it runs some ten million instructions of a warp per second, for all SMs together.
+    #[arg(long, default_value_t = 0.1)]
     pub clock_mhz: f64,
     /// Stretches the modelled time of every block.
     #[arg(long, default_value_t = 1.0)]

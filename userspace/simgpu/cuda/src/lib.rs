@@ -12,6 +12,7 @@
 mod bank;
 mod callbacks;
 mod context;
+mod copy;
 mod device;
 mod driver;
 mod error;

@@ -19,7 +19,7 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 
 use crate::launch::LaunchConfig;
 use crate::{
-    callbacks, context, device, driver, error, event, host_function, launch, library, memory,
+    callbacks, context, copy, device, driver, error, event, host_function, launch, library, memory,
     module, occupancy, proc_address, stream,
 };
 
@@ -235,37 +235,37 @@ exports! {
         => memory::pointer_attribute(data: *mut c_void, attribute: c_int, ptr: u64);
 
     cuMemcpy [305, 4000] / cuMemcpy_ptds [408, 7000] c"cuMemcpy"
-        => memory::copy_any(dst: u64, src: u64, ByteCount: usize);
+        => copy::copy_any(dst: u64, src: u64, ByteCount: usize);
     cuMemcpyAsync [306, 4000] / cuMemcpyAsync_ptsz [418, 7000] c"cuMemcpyAsync"
-        => memory::copy_any_async(dst: u64, src: u64, ByteCount: usize, hStream: *mut c_void);
+        => copy::copy_any_async(dst: u64, src: u64, ByteCount: usize, hStream: *mut c_void);
     cuMemcpyPeer [318, 4000] / cuMemcpyPeer_ptds [409, 7000] c"cuMemcpyPeer"
-        => memory::copy_peer(dstDevice: u64, dstContext: *mut c_void, srcDevice: u64, srcContext: *mut c_void, ByteCount: usize);
+        => copy::copy_peer(dstDevice: u64, dstContext: *mut c_void, srcDevice: u64, srcContext: *mut c_void, ByteCount: usize);
     cuMemcpyPeerAsync [319, 4000] / cuMemcpyPeerAsync_ptsz [426, 7000] c"cuMemcpyPeerAsync"
-        => memory::copy_peer_async(dstDevice: u64, dstContext: *mut c_void, srcDevice: u64, srcContext: *mut c_void, ByteCount: usize, hStream: *mut c_void);
+        => copy::copy_peer_async(dstDevice: u64, dstContext: *mut c_void, srcDevice: u64, srcContext: *mut c_void, ByteCount: usize, hStream: *mut c_void);
     cuMemcpyHtoD_v2 [276, 3020] / cuMemcpyHtoD_v2_ptds [397, 7000] c"cuMemcpyHtoD"
-        => memory::copy_to_device(dstDevice: u64, srcHost: *const c_void, ByteCount: usize);
+        => copy::copy_to_device(dstDevice: u64, srcHost: *const c_void, ByteCount: usize);
     cuMemcpyDtoH_v2 [278, 3020] / cuMemcpyDtoH_v2_ptds [398, 7000] c"cuMemcpyDtoH"
-        => memory::copy_to_host(dstHost: *mut c_void, srcDevice: u64, ByteCount: usize);
+        => copy::copy_to_host(dstHost: *mut c_void, srcDevice: u64, ByteCount: usize);
     cuMemcpyDtoD_v2 [280, 3020] / cuMemcpyDtoD_v2_ptds [399, 7000] c"cuMemcpyDtoD"
-        => memory::copy_on_device(dstDevice: u64, srcDevice: u64, ByteCount: usize);
+        => copy::copy_on_device(dstDevice: u64, srcDevice: u64, ByteCount: usize);
     cuMemcpyHtoDAsync_v2 [277, 3020] / cuMemcpyHtoDAsync_v2_ptsz [421, 7000] c"cuMemcpyHtoDAsync"
-        => memory::copy_to_device_async(dstDevice: u64, srcHost: *const c_void, ByteCount: usize, hStream: *mut c_void);
+        => copy::copy_to_device_async(dstDevice: u64, srcHost: *const c_void, ByteCount: usize, hStream: *mut c_void);
     cuMemcpyDtoHAsync_v2 [279, 3020] / cuMemcpyDtoHAsync_v2_ptsz [422, 7000] c"cuMemcpyDtoHAsync"
-        => memory::copy_to_host_async(dstHost: *mut c_void, srcDevice: u64, ByteCount: usize, hStream: *mut c_void);
+        => copy::copy_to_host_async(dstHost: *mut c_void, srcDevice: u64, ByteCount: usize, hStream: *mut c_void);
     cuMemcpyDtoDAsync_v2 [281, 3020] / cuMemcpyDtoDAsync_v2_ptsz [423, 7000] c"cuMemcpyDtoDAsync"
-        => memory::copy_on_device_async(dstDevice: u64, srcDevice: u64, ByteCount: usize, hStream: *mut c_void);
+        => copy::copy_on_device_async(dstDevice: u64, srcDevice: u64, ByteCount: usize, hStream: *mut c_void);
     cuMemsetD8_v2 [249, 3020] / cuMemsetD8_v2_ptds [411, 7000] c"cuMemsetD8"
-        => memory::fill8(dstDevice: u64, uc: u8, N: usize);
+        => copy::fill8(dstDevice: u64, uc: u8, N: usize);
     cuMemsetD16_v2 [250, 3020] / cuMemsetD16_v2_ptds [412, 7000] c"cuMemsetD16"
-        => memory::fill16(dstDevice: u64, us: u16, N: usize);
+        => copy::fill16(dstDevice: u64, us: u16, N: usize);
     cuMemsetD32_v2 [251, 3020] / cuMemsetD32_v2_ptds [413, 7000] c"cuMemsetD32"
-        => memory::fill32(dstDevice: u64, ui: u32, N: usize);
+        => copy::fill32(dstDevice: u64, ui: u32, N: usize);
     cuMemsetD8Async [216, 3020] / cuMemsetD8Async_ptsz [428, 7000] c"cuMemsetD8Async"
-        => memory::fill8_async(dstDevice: u64, uc: u8, N: usize, hStream: *mut c_void);
+        => copy::fill8_async(dstDevice: u64, uc: u8, N: usize, hStream: *mut c_void);
     cuMemsetD16Async [218, 3020] / cuMemsetD16Async_ptsz [429, 7000] c"cuMemsetD16Async"
-        => memory::fill16_async(dstDevice: u64, us: u16, N: usize, hStream: *mut c_void);
+        => copy::fill16_async(dstDevice: u64, us: u16, N: usize, hStream: *mut c_void);
     cuMemsetD32Async [220, 3020] / cuMemsetD32Async_ptsz [430, 7000] c"cuMemsetD32Async"
-        => memory::fill32_async(dstDevice: u64, ui: u32, N: usize, hStream: *mut c_void);
+        => copy::fill32_async(dstDevice: u64, ui: u32, N: usize, hStream: *mut c_void);
 
     cuModuleLoad [18, 2000] c"cuModuleLoad"
         => module::load_file(module: *mut *mut c_void, fname: *const c_char);

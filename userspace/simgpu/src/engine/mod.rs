@@ -17,6 +17,7 @@ mod gpu;
 mod grid;
 mod requests;
 mod space;
+mod transfer;
 mod usage;
 
 use std::collections::BTreeMap;
@@ -31,7 +32,7 @@ use crate::descriptor::{Descriptor, DescriptorError};
 use crate::page::StatusPage;
 use crate::ptx::{self, Fault, Memory};
 use crate::shared::SharedMemory;
-use crate::wire::{GpuReport, Op, Place, ProcessReport, Reply, Request};
+use crate::wire::{GpuReport, Op, ProcessReport, Reply, Request};
 use client::{Client, Running};
 use gpu::{Failure, Gpu, GridId, Step};
 use grid::{Grid, GridError, Shape};
@@ -50,9 +51,8 @@ mod error_code {
     pub(super) const LAUNCH_FAILED: u32 = 719;
 }
 
-/// The most that is copied between two looks at the agenda of what a copy needs.
-const COPY_CHUNK_BYTES: u64 = 1 << 20;
-
+/// Messages that are taken in between two steps of the simulation.
+const MESSAGES_PER_STEP: usize = 64;
 /// Where replies to a client go.
 pub trait Answer: Send + std::fmt::Debug {
     /// Sends a reply, or gives the client up.
@@ -165,34 +165,34 @@ impl Engine {
     pub fn run(mut self, inbox: &Receiver<Inbound>) -> Summary {
         loop {
             let wait = match self.next() {
+                None => Duration::MAX,
                 Some((at_ns, gpu)) => {
                     let now_ns = self.clock.now_ns();
                     if at_ns <= now_ns {
                         self.behind_ns[gpu] = self.behind_ns[gpu].max(now_ns - at_ns);
                         self.step(gpu);
-                        Duration::ZERO
-                    } else {
-                        Duration::from_nanos(at_ns - now_ns)
                     }
+                    Duration::from_nanos(at_ns.saturating_sub(now_ns))
                 }
-                None => Duration::MAX,
             };
-            let received = match wait {
-                Duration::ZERO => inbox.try_recv().map_err(|error| match error {
-                    std::sync::mpsc::TryRecvError::Empty => RecvTimeoutError::Timeout,
-                    std::sync::mpsc::TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
-                }),
-                Duration::MAX => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                wait => inbox.recv_timeout(wait),
+            let first = match wait {
+                Duration::ZERO => None,
+                Duration::MAX => inbox.recv().ok().or(Some(Inbound::Stop)),
+                wait => match inbox.recv_timeout(wait) {
+                    Ok(message) => Some(message),
+                    Err(RecvTimeoutError::Timeout) => None,
+                    Err(RecvTimeoutError::Disconnected) => Some(Inbound::Stop),
+                },
             };
-            match received {
-                Err(RecvTimeoutError::Timeout) => {}
-                Ok(Inbound::Stop) | Err(RecvTimeoutError::Disconnected) => break,
-                Ok(message) => self.handle(message),
+            let more = inbox.try_iter().take(MESSAGES_PER_STEP);
+            for message in first.into_iter().chain(more) {
+                if matches!(message, Inbound::Stop) {
+                    return Summary {
+                        gpus: self.report(),
+                    };
+                }
+                self.handle(message);
             }
-        }
-        Summary {
-            gpus: self.report(),
         }
     }
 
@@ -345,8 +345,8 @@ impl Engine {
                 value,
                 width,
                 count,
-            } => fill(&*space, address, value, width, count),
-            Op::Copy { to, from, bytes } => copy(client, &space, to, from, bytes),
+            } => transfer::fill(&*space, address, value, width, count),
+            Op::Copy { to, from, bytes } => transfer::copy(client, &space, to, from, bytes),
         };
         match result {
             Ok(()) => client.complete(stream_id, from_ns),
@@ -555,51 +555,4 @@ fn fault_code(fault: Fault) -> u32 {
         Fault::IllegalBarrier { .. } => error_code::ILLEGAL_INSTRUCTION,
         Fault::Trap => error_code::LAUNCH_FAILED,
     }
-}
-
-fn fill(memory: &dyn Memory, address: u64, value: u32, width: u8, count: u64) -> Result<(), Fault> {
-    let pattern = &value.to_le_bytes()[..usize::from(width)];
-    let chunk = pattern.repeat(1 << 16);
-    let mut left = count * u64::from(width);
-    let mut at = address;
-    while left > 0 {
-        let part = left.min(chunk.len() as u64);
-        // PANIC: no longer than the chunk.
-        memory.store(at, &chunk[..usize::try_from(part).expect("a chunk")])?;
-        at += part;
-        left -= part;
-    }
-    Ok(())
-}
-
-/// Copies between memory of the GPUs and of the client. An address of device memory may belong to
-/// any GPU of the client: they share one range of addresses.
-fn copy(
-    client: &Client,
-    space: &space::AddressSpace,
-    to: Place,
-    from: Place,
-    bytes: u64,
-) -> Result<(), Fault> {
-    let owner = |address: u64| {
-        let holder = client.spaces.values().find(|other| other.owns(address));
-        holder.map_or(space, |holder| holder)
-    };
-    let mut buffer = vec![0; usize::try_from(bytes.min(COPY_CHUNK_BYTES)).unwrap_or(0)];
-    let mut done = 0;
-    while done < bytes {
-        let part = (bytes - done).min(COPY_CHUNK_BYTES);
-        // PANIC: no longer than the buffer.
-        let buffer = &mut buffer[..usize::try_from(part).expect("a chunk")];
-        match from {
-            Place::Gpu(address) => owner(address).load(address + done, buffer)?,
-            Place::Client(address) => space.read_client(address + done, buffer)?,
-        }
-        match to {
-            Place::Gpu(address) => owner(address).store(address + done, buffer)?,
-            Place::Client(address) => space.write_client(address + done, buffer)?,
-        }
-        done += part;
-    }
-    Ok(())
 }

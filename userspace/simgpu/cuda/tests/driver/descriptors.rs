@@ -270,7 +270,7 @@ fn clustered() {
     // Two blocks of 1024 threads fit on an SM: eight fill a GPC of two TPCs.
     ok(launch_clusters(&program, 32, 8, out));
     synchronize();
-    let expected: Vec<u32> = (0..32).map(|i| 8 << 16 | i % 8).collect();
+    let expected: Vec<u32> = (0..32).map(|i| (8 << 16) | (i % 8)).collect();
     assert_eq!(read(out, 32), expected);
     assert_eq!(
         launch_clusters(&program, 32, 16, out),

@@ -120,7 +120,7 @@ fn copies() {
     // SAFETY: buffers are as long as the copies.
     unsafe {
         // A copy from memory that changes at once takes what was there at the call.
-        let mut source = vec![7_u32; 32];
+        let mut source = [7_u32; 32];
         fill(1);
         ok(sys::cuMemcpyHtoDAsync_v2(
             out,
