@@ -52,6 +52,10 @@ fn addresses(place: Place, base: &Row) -> Row {
 
 fn check_alignment(addresses: &Row, active: u32, bytes: usize) -> Result<(), Fault> {
     let low = bytes as u64 - 1;
+    // Nearly always every lane is aligned, even those that do not take part.
+    if addresses.iter().fold(0, |all, address| all | address) & low == 0 {
+        return Ok(());
+    }
     let wrong = lanes(active).find(|lane| addresses[*lane] & low != 0);
     wrong.map_or(Ok(()), |lane| {
         Err(Fault::Misaligned {
@@ -130,10 +134,9 @@ impl<M: Memory + ?Sized> Reach<'_, M> {
         place: Place,
         base: &Row,
         active: u32,
-        into: &mut [Row; 4],
+        into: &mut [Row],
     ) -> Result<(), Fault> {
-        let element = usize::from(place.bytes);
-        let bytes = element * usize::from(place.count);
+        let bytes = usize::from(place.bytes) * usize::from(place.count);
         let addresses = addresses(place, base);
         check_alignment(&addresses, active, bytes)?;
         let mut stage: Stage = [0; LANES * LANE_BYTES];
@@ -141,41 +144,62 @@ impl<M: Memory + ?Sized> Reach<'_, M> {
             place.space,
             addresses,
             active,
-            |space, addresses, active| self.stage_load(space, addresses, active, bytes, &mut stage),
+            |space, addresses, active| {
+                match bytes {
+                    1 => self.stage_load::<1>(space, addresses, active, &mut stage),
+                    2 => self.stage_load::<2>(space, addresses, active, &mut stage),
+                    4 => self.stage_load::<4>(space, addresses, active, &mut stage),
+                    8 => self.stage_load::<8>(space, addresses, active, &mut stage),
+                    // PANIC: the parser lets through no other size.
+                    _ => self.stage_load::<16>(space, addresses, active, &mut stage),
+                }
+            },
         )?;
-        for (k, row) in into.iter_mut().take(usize::from(place.count)).enumerate() {
-            for (lane, word) in row.iter_mut().enumerate() {
-                let at = lane * bytes + k * element;
-                *word = read_word(&stage[at..at + element]);
+        for (k, row) in into.iter_mut().enumerate() {
+            match place.bytes {
+                1 => unstage::<1>(&stage, bytes, k, row),
+                2 => unstage::<2>(&stage, bytes, k, row),
+                4 => unstage::<4>(&stage, bytes, k, row),
+                _ => unstage::<8>(&stage, bytes, k, row),
             }
         }
         Ok(())
     }
 
-    /// Writes every active lane's elements.
+    /// Writes every active lane's elements, one row per element.
     pub(super) fn store(
         &mut self,
         place: Place,
         base: &Row,
         active: u32,
-        from: [&Row; 4],
+        from: &[&Row],
     ) -> Result<(), Fault> {
-        let element = usize::from(place.bytes);
-        let bytes = element * usize::from(place.count);
+        let bytes = usize::from(place.bytes) * usize::from(place.count);
         let addresses = addresses(place, base);
         check_alignment(&addresses, active, bytes)?;
         let mut stage: Stage = [0; LANES * LANE_BYTES];
-        for (k, row) in from.iter().take(usize::from(place.count)).enumerate() {
-            for (lane, word) in row.iter().enumerate() {
-                let at = lane * bytes + k * element;
-                stage[at..at + element].copy_from_slice(&word.to_le_bytes()[..element]);
+        for (k, row) in from.iter().enumerate() {
+            match place.bytes {
+                1 => stage_row::<1>(row, bytes, k, &mut stage),
+                2 => stage_row::<2>(row, bytes, k, &mut stage),
+                4 => stage_row::<4>(row, bytes, k, &mut stage),
+                _ => stage_row::<8>(row, bytes, k, &mut stage),
             }
         }
         by_space(
             place.space,
             addresses,
             active,
-            |space, addresses, active| self.stage_store(space, addresses, active, bytes, &stage),
+            |space, addresses, active| {
+                match bytes {
+                    1 => self.stage_store::<1>(space, addresses, active, &stage),
+                    2 => self.stage_store::<2>(space, addresses, active, &stage),
+                    4 => self.stage_store::<4>(space, addresses, active, &stage),
+                    8 => self.stage_store::<8>(space, addresses, active, &stage),
+                    // PANIC: the parser lets through no other size.
+                    _ => self.stage_store::<16>(space, addresses, active, &stage),
+                }
+            },
         )
     }
 
@@ -203,8 +227,13 @@ impl<M: Memory + ?Sized> Reach<'_, M> {
                     old[lane] = if space == Space::Global {
                         self.memory.atomic(address, atomic, operand, compare)?
                     } else {
-                        let word = self.inside(space, address, lane, bytes, Access::Atomic)?;
-                        let before = read_word(word);
+                        let memory = self.inside(space, lane);
+                        let word = span(address, bytes)
+                            .and_then(|span| memory.get_mut(span))
+                            .ok_or_else(|| illegal(space, address, bytes, Access::Atomic))?;
+                        let mut before = [0; 8];
+                        before[..bytes].copy_from_slice(word);
+                        let before = u64::from_le_bytes(before);
                         let after = atomic.apply(before, operand, compare);
                         word.copy_from_slice(&after.to_le_bytes()[..bytes]);
                         before
@@ -215,103 +244,108 @@ impl<M: Memory + ?Sized> Reach<'_, M> {
         )
     }
 
-    fn stage_load(
+    fn stage_load<const BYTES: usize>(
         &mut self,
         space: Space,
         addresses: &Row,
         active: u32,
-        bytes: usize,
         stage: &mut Stage,
     ) -> Result<(), Fault> {
-        match space {
-            Space::Global | Space::Generic => {}
-            Space::Shared | Space::Local => {
-                for lane in lanes(active) {
-                    let source = self.inside(space, addresses[lane], lane, bytes, Access::Load)?;
-                    stage[lane * bytes..(lane + 1) * bytes].copy_from_slice(source);
-                }
-                return Ok(());
+        let (cells, _) = stage.as_chunks_mut::<BYTES>();
+        if space != Space::Global {
+            for lane in lanes(active) {
+                let memory = match space {
+                    Space::Parameter => self.parameters,
+                    _ => self.inside(space, lane),
+                };
+                let source = usize::try_from(addresses[lane])
+                    .ok()
+                    .and_then(|at| memory.get(at..)?.first_chunk::<BYTES>());
+                cells[lane] =
+                    *source.ok_or_else(|| illegal(space, addresses[lane], BYTES, Access::Load))?;
             }
-            Space::Parameter => {
-                for lane in lanes(active) {
-                    let source = span(addresses[lane], bytes)
-                        .and_then(|span| self.parameters.get(span))
-                        .ok_or(illegal(space, addresses[lane], bytes, Access::Load))?;
-                    stage[lane * bytes..(lane + 1) * bytes].copy_from_slice(source);
-                }
-                return Ok(());
-            }
+            return Ok(());
         }
-        if let Some((first, count)) = run_of_neighbours(addresses, active, bytes) {
-            let target = &mut stage[first * bytes..(first + count) * bytes];
+        if let Some((first, count)) = run_of_neighbours(addresses, active, BYTES) {
+            let target = cells[first..first + count].as_flattened_mut();
             if self.memory.load(addresses[first], target).is_ok() {
                 return Ok(());
             }
         } else if let Some(first) = lanes(active).next()
             && lanes(active).all(|lane| addresses[lane] == addresses[first])
         {
-            let mut word = [0; LANE_BYTES];
-            self.memory.load(addresses[first], &mut word[..bytes])?;
-            for lane in lanes(active) {
-                stage[lane * bytes..(lane + 1) * bytes].copy_from_slice(&word[..bytes]);
-            }
+            let mut word = [0; BYTES];
+            self.memory.load(addresses[first], &mut word)?;
+            cells[..LANES].fill(word);
             return Ok(());
         }
         for lane in lanes(active) {
-            let target = &mut stage[lane * bytes..(lane + 1) * bytes];
-            self.memory.load(addresses[lane], target)?;
+            self.memory.load(addresses[lane], &mut cells[lane])?;
         }
         Ok(())
     }
 
-    fn stage_store(
+    fn stage_store<const BYTES: usize>(
         &mut self,
         space: Space,
         addresses: &Row,
         active: u32,
-        bytes: usize,
         stage: &Stage,
     ) -> Result<(), Fault> {
+        let (cells, _) = stage.as_chunks::<BYTES>();
         if space == Space::Global {
-            if let Some((first, count)) = run_of_neighbours(addresses, active, bytes) {
-                let source = &stage[first * bytes..(first + count) * bytes];
+            if let Some((first, count)) = run_of_neighbours(addresses, active, BYTES) {
+                let source = cells[first..first + count].as_flattened();
                 if self.memory.store(addresses[first], source).is_ok() {
                     return Ok(());
                 }
             }
             for lane in lanes(active) {
-                let source = &stage[lane * bytes..(lane + 1) * bytes];
-                self.memory.store(addresses[lane], source)?;
+                self.memory.store(addresses[lane], &cells[lane])?;
             }
             return Ok(());
         }
         for lane in lanes(active) {
-            let target = self.inside(space, addresses[lane], lane, bytes, Access::Store)?;
-            target.copy_from_slice(&stage[lane * bytes..(lane + 1) * bytes]);
+            let memory = self.inside(space, lane);
+            let target = usize::try_from(addresses[lane])
+                .ok()
+                .and_then(|at| memory.get_mut(at..)?.first_chunk_mut::<BYTES>());
+            *target.ok_or_else(|| illegal(space, addresses[lane], BYTES, Access::Store))? =
+                cells[lane];
         }
         Ok(())
     }
 
-    /// The bytes of shared or of a lane's local memory; parameters cannot be written.
-    fn inside(
-        &mut self,
-        space: Space,
-        address: u64,
-        lane: usize,
-        bytes: usize,
-        access: Access,
-    ) -> Result<&mut [u8], Fault> {
-        let memory = match space {
+    /// Shared memory, or a lane's local memory; there is no other that could be written here.
+    fn inside(&mut self, space: Space, lane: usize) -> &mut [u8] {
+        match space {
             Space::Shared => &mut *self.shared,
             Space::Local => {
                 let each = self.local.len() / LANES;
                 &mut self.local[lane * each..(lane + 1) * each]
             }
             Space::Generic | Space::Global | Space::Parameter => &mut [],
-        };
-        span(address, bytes)
-            .and_then(|span| memory.get_mut(span))
-            .ok_or(illegal(space, address, bytes, access))
+        }
+    }
+}
+
+/// Takes element `k` of every lane from the stage, where each lane has `bytes` bytes.
+fn unstage<const ELEMENT: usize>(stage: &Stage, bytes: usize, k: usize, row: &mut Row) {
+    let (elements, _) = stage.as_chunks::<ELEMENT>();
+    let each = bytes / ELEMENT;
+    for (word, element) in row.iter_mut().zip(elements.iter().skip(k).step_by(each)) {
+        let mut wide = [0; 8];
+        wide[..ELEMENT].copy_from_slice(element);
+        *word = u64::from_le_bytes(wide);
+    }
+}
+
+/// Puts a row onto the stage as element `k` of every lane.
+fn stage_row<const ELEMENT: usize>(row: &Row, bytes: usize, k: usize, stage: &mut Stage) {
+    let (elements, _) = stage.as_chunks_mut::<ELEMENT>();
+    let each = bytes / ELEMENT;
+    for (element, word) in elements.iter_mut().skip(k).step_by(each).zip(row) {
+        element.copy_from_slice(&word.to_le_bytes()[..ELEMENT]);
     }
 }
 
@@ -331,19 +365,5 @@ fn illegal(space: Space, address: u64, bytes: usize, access: Access) -> Fault {
         address: window + address,
         bytes: bytes as u64,
         access,
-    }
-}
-
-#[inline(always)]
-fn read_word(bytes: &[u8]) -> u64 {
-    match bytes {
-        [a] => u64::from(*a),
-        [a, b] => u64::from(u16::from_le_bytes([*a, *b])),
-        [a, b, c, d] => u64::from(u32::from_le_bytes([*a, *b, *c, *d])),
-        _ => {
-            let mut word = [0; 8];
-            word[..bytes.len()].copy_from_slice(bytes);
-            u64::from_le_bytes(word)
-        }
     }
 }

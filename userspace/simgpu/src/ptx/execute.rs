@@ -2,7 +2,9 @@
 //! What one instruction does to the active lanes of a warp.
 
 use super::access::{Reach, lanes};
-use super::code::{BarrierResult, CARRY, Instruction, LANES, Operation, RowIndex, SINK_ROW};
+use super::code::{
+    BarrierResult, CARRY, Instruction, LANES, Operation, Place, Row, RowIndex, SINK_ROW,
+};
 use super::collective;
 use super::memory::{Fault, Memory};
 use super::types::mask;
@@ -78,28 +80,18 @@ impl Warp {
                 self.write_predicate(*d, active, value);
             }
             Operation::Carry { .. } => self.carry(&instruction.operation, active),
+            Operation::Load { place, d, extend } if place.count == 1 => {
+                let rows = std::slice::from_mut(&mut out);
+                self.load(*place, active, around, rows)?;
+                extend_signs(*place, *extend, &mut out);
+                self.write(d[0], active, &out);
+            }
             Operation::Load { place, d, extend } => {
                 let mut rows = [[0; LANES]; 4];
-                let mut reach = Reach {
-                    memory: around.memory,
-                    shared: around.shared,
-                    local: &mut self.local,
-                    parameters: around.parameters,
-                };
-                reach.load(
-                    *place,
-                    &self.rows[usize::from(place.base)],
-                    active,
-                    &mut rows,
-                )?;
-                let unused = 64 - 8 * u32::from(place.bytes);
-                for (d, row) in d.iter().zip(&mut rows).take(usize::from(place.count)) {
-                    if *extend != 0 {
-                        for word in row.iter_mut() {
-                            let signed = (*word << unused).cast_signed() >> unused;
-                            *word = signed.cast_unsigned() & *extend;
-                        }
-                    }
+                let count = usize::from(place.count);
+                self.load(*place, active, around, &mut rows[..count])?;
+                for (d, row) in d.iter().zip(&mut rows).take(count) {
+                    extend_signs(*place, *extend, row);
                     self.write(*d, active, row);
                 }
             }
@@ -111,6 +103,7 @@ impl Warp {
                     parameters: around.parameters,
                 };
                 let rows = a.map(|row| &self.rows[usize::from(row)]);
+                let rows = &rows[..usize::from(place.count)];
                 reach.store(*place, &self.rows[usize::from(place.base)], active, rows)?;
             }
             Operation::Atomic {
@@ -174,6 +167,22 @@ impl Warp {
             }
         }
         Ok(Flow::Next)
+    }
+
+    fn load<M: Memory + ?Sized>(
+        &mut self,
+        place: Place,
+        active: u32,
+        around: &mut Surroundings<'_, M>,
+        into: &mut [Row],
+    ) -> Result<(), Fault> {
+        let mut reach = Reach {
+            memory: around.memory,
+            shared: around.shared,
+            local: &mut self.local,
+            parameters: around.parameters,
+        };
+        reach.load(place, &self.rows[usize::from(place.base)], active, into)
     }
 
     fn rows_select(&mut self, d: RowIndex, a: RowIndex, b: RowIndex, chosen: u32, active: u32) {
@@ -300,4 +309,16 @@ impl Warp {
 )]
 fn lower(word: u128) -> u64 {
     word as u64
+}
+
+/// Extends the sign of narrow elements to their register, whose bits `extend` has; zero for none.
+fn extend_signs(place: Place, extend: u64, row: &mut Row) {
+    if extend == 0 {
+        return;
+    }
+    let unused = 64 - 8 * u32::from(place.bytes);
+    for word in row {
+        let signed = (*word << unused).cast_signed() >> unused;
+        *word = signed.cast_unsigned() & extend;
+    }
 }
