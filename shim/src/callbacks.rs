@@ -168,12 +168,11 @@ impl ApiWords {
         (!arguments.is_null()).then(|| unsafe { arguments.byte_add(offset).cast::<c_int>().read() })
     }
 
-    /// Whether the call, which is about to return, has succeeded.
-    fn has_succeeded(self) -> bool {
+    /// What the call, which is about to return, returns; `None` if the driver does not say.
+    fn result(self) -> Option<Status> {
         let result = self.word(Self::RESULT) as *const Status;
         // SAFETY: this word is NULL or points to the result of the call.
-        let result = unsafe { result.as_ref() };
-        result == Some(&0)
+        unsafe { result.as_ref() }.copied()
     }
 
     /// Has the driver skip the call, which is about to begin, and return `status`. False if it
@@ -310,18 +309,20 @@ fn enter_end(shim: &Shim, call: api::Call, words: ApiWords) -> Option<Ending> {
 /// Another call ends: a context is there, or one is gone.
 fn exit(shim: &Shim, local: &Local, call: api::Call, words: ApiWords) {
     match call {
-        api::Call::Create if words.has_succeeded() => {
+        api::Call::Create if words.result() == Some(0) => {
             shim.contexts
                 .adopt(&shim.driver, words.made_context(), None);
         }
-        api::Call::Retain if words.has_succeeded() => {
+        api::Call::Retain if words.result() == Some(0) => {
             let device = words.device(size_of::<u64>());
             shim.contexts
                 .adopt(&shim.driver, words.made_context(), device);
         }
         api::Call::Destroy | api::Call::DestroyGreen => {
             if let Some(ending) = local.ending.take() {
-                shim.contexts.end(ending, words.has_succeeded());
+                // A context that is taken for ended and is not becomes a new one at its next launch.
+                let has_ended = words.result().is_none_or(|status| status == 0);
+                shim.contexts.end(ending, has_ended);
             }
         }
         api::Call::Release => {
