@@ -34,6 +34,8 @@ const POLL_AWAITED: Nanos = Nanos(500_000);
 const POLL_MOVING: Nanos = Nanos(10_000_000);
 /// How often rings are looked at otherwise. It is also how old a heartbeat may become.
 const POLL_IDLE: Nanos = Nanos(15_000_000);
+/// Refusals that are all logged.
+const REFUSALS_LOGGED: u64 = 100;
 /// No tenant launches faster than this, so that a ring cannot go round between two looks.
 const LAUNCH_NS_MIN: u64 = 1_000;
 
@@ -162,17 +164,6 @@ impl Broker {
         partition: &str,
         now: Nanos,
     ) -> Result<(TenantId, u32), Refused> {
-        let attached = self.try_attach(process, partition, now);
-        self.count_refusal("attach", process, &attached);
-        attached
-    }
-
-    fn try_attach(
-        &mut self,
-        process: Process,
-        partition: &str,
-        now: Nanos,
-    ) -> Result<(TenantId, u32), Refused> {
         let Some(known) = self.partitions.find(partition) else {
             let names = self.partitions.names().join(", ");
             let known = if names.is_empty() { "none" } else { &names };
@@ -213,19 +204,6 @@ impl Broker {
 
     /// Makes a channel. It has no grant yet: the answer comes with [`Broker::take_answers`].
     pub fn create_channel(
-        &mut self,
-        tenant: TenantId,
-        request: &lithos_channel_create,
-        now: Nanos,
-    ) -> Result<(), Refused> {
-        let created = self.try_create_channel(tenant, request, now);
-        if let Some(process) = self.tenants.get(&tenant).map(|state| state.process) {
-            self.count_refusal("channel", process, &created);
-        }
-        created
-    }
-
-    fn try_create_channel(
         &mut self,
         tenant: TenantId,
         request: &lithos_channel_create,
@@ -434,8 +412,6 @@ impl Broker {
             let Some(tenant) = self.channels.get(&id).map(|channel| channel.tenant) else {
                 continue;
             };
-            tracing::warn!(%tenant, channel = %id, "{text}");
-            self.refused += 1;
             self.close_channel(id, now);
             let outcome = Err(Refused::new(libc::ETIMEDOUT, text));
             self.answers.push(Answer { tenant, outcome });
@@ -509,11 +485,12 @@ impl Broker {
         }
     }
 
-    fn count_refusal<T>(&mut self, what: &str, process: Process, outcome: &Result<T, Refused>) {
-        if let Err(why) = outcome {
-            self.refused += 1;
-            let Process { pid, uid } = process;
-            tracing::warn!(pid, uid, "{what} refused: {why}");
+    /// Counts a refusal and logs it: the first ones all, later ones when their number has doubled, so
+    /// that nobody can fill the log.
+    pub(crate) fn note_refusal(&mut self, pid: i32, why: &Refused) {
+        self.refused += 1;
+        if self.refused <= REFUSALS_LOGGED || self.refused.is_power_of_two() {
+            tracing::warn!(pid, number = self.refused, "refused: {why}");
         }
     }
 }

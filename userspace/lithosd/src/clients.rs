@@ -139,45 +139,57 @@ impl Clients {
 }
 
 impl Connection {
-    /// Does all that can be done now. Returns what to wait for, or none if this is the end.
+    /// Does what can be done now, one request at most, so that others have their turn. Returns what
+    /// to wait for, or none if this is the end.
     fn go_on(
         &mut self,
         answerer: &mut impl Answer,
         group: &Group,
         now: Nanos,
     ) -> io::Result<Option<EpollFlags>> {
-        loop {
-            if !self.flush()? {
-                return Ok(Some(EpollFlags::EPOLLOUT));
-            }
-            if self.closing {
+        if self.output.is_empty() {
+            if !self.fill()? {
                 return Ok(None);
             }
-            if let Some(line) = self.take_line() {
-                let reply = self.reply(&line, answerer, group, now);
-                serde_json::to_writer(&mut self.output, &reply)?;
-                self.output.push(b'\n');
-                continue;
-            }
-            if self.input.len() >= LINE_BYTES_MAX {
-                let text = format!("a request has at most {LINE_BYTES_MAX} bytes");
-                let reply = Reply::Error(Failure::new(FailureKind::Malformed, text));
-                serde_json::to_writer(&mut self.output, &reply)?;
-                self.output.push(b'\n');
-                self.closing = true;
-                continue;
-            }
-            let mut buffer = [0; 4096];
+            let reply = match self.take_line() {
+                Some(line) => self.reply(&line, answerer, group, now),
+                None if self.input.len() < LINE_BYTES_MAX => return Ok(Some(EpollFlags::EPOLLIN)),
+                None => {
+                    self.closing = true;
+                    let text = format!("a request has at most {LINE_BYTES_MAX} bytes");
+                    Reply::Error(Failure::new(FailureKind::Malformed, text))
+                }
+            };
+            serde_json::to_writer(&mut self.output, &reply)?;
+            self.output.push(b'\n');
+        }
+        let sent = self.flush()?;
+        if sent && self.closing {
+            return Ok(None);
+        }
+        // There may be another request in the input, of which the socket knows nothing any more.
+        let more = !sent || self.input.contains(&b'\n');
+        Ok(Some(if more {
+            EpollFlags::EPOLLOUT
+        } else {
+            EpollFlags::EPOLLIN
+        }))
+    }
+
+    /// Reads until there is a line, or too much for one. Returns whether the peer may send more, or
+    /// has left a line.
+    fn fill(&mut self) -> io::Result<bool> {
+        let mut buffer = [0; 4096];
+        while !self.input.contains(&b'\n') && self.input.len() < LINE_BYTES_MAX {
             match self.stream.read(&mut buffer) {
-                Ok(0) => return Ok(None),
+                Ok(0) => return Ok(false),
                 Ok(size) => self.input.extend_from_slice(&buffer[..size]),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Ok(Some(EpollFlags::EPOLLIN));
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
             }
         }
+        Ok(true)
     }
 
     /// Sends what is to be sent, and returns whether that was all.
@@ -245,11 +257,7 @@ impl Answer for Desk<'_> {
         match self.try_answer(request, peer, now) {
             Ok(reply) => reply,
             Err(failure) => {
-                tracing::info!(
-                    pid = peer.process.pid,
-                    uid = peer.process.uid,
-                    "refused: {failure}"
-                );
+                tracing::debug!(pid = peer.process.pid, "refused: {failure}");
                 Reply::Error(failure)
             }
         }

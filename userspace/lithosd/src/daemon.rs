@@ -6,9 +6,10 @@
 //! waits nothing blocks.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -148,11 +149,7 @@ impl Daemon {
     fn serve(&mut self) -> anyhow::Result<()> {
         let mut events = [EpollEvent::empty(); EVENTS];
         loop {
-            let now = now();
-            self.broker.turn(now);
-            self.tenants.turn(&mut self.broker, &self.epoll, now);
-            self.clients.turn(&self.epoll, now);
-            self.deliver(now);
+            self.turn();
             self.arm()?;
             let count = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
                 Ok(count) => count,
@@ -163,7 +160,8 @@ impl Daemon {
                 if !self.take(Token::from(event.data()))? {
                     return Ok(());
                 }
-                self.deliver(self::now());
+                // After each, so that no number of peers can delay what is due, or the heartbeat.
+                self.turn();
             }
         }
     }
@@ -223,7 +221,12 @@ impl Daemon {
         }
     }
 
-    fn deliver(&mut self, now: Nanos) {
+    /// Does what is due.
+    fn turn(&mut self) {
+        let now = now();
+        self.broker.turn(now);
+        self.tenants.turn(&mut self.broker, &self.epoll, now);
+        self.clients.turn(&self.epoll, now);
         let answers = self.broker.take_answers();
         self.tenants
             .deliver(answers, &mut self.broker, &self.epoll, now);
@@ -253,8 +256,13 @@ fn now() -> Nanos {
     Nanos(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
 }
 
+/// Makes a directory that all can look into, if it is missing.
 fn make_directory(path: &Path) -> anyhow::Result<()> {
-    let made = fs::create_dir_all(path);
+    if path.is_dir() {
+        return Ok(());
+    }
+    let made = fs::create_dir_all(path)
+        .and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o755)));
     made.with_context(|| format!("cannot make the directory {}", path.display()))
 }
 

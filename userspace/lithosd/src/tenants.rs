@@ -23,6 +23,8 @@ use crate::token::{Kind, Token};
 
 /// Connections that have not attached yet, beyond the tenants that there may be.
 const STRANGERS_MAX: usize = 64;
+/// Requests of one connection that are taken in before others have their turn.
+const REQUESTS_AT_ONCE: usize = 16;
 /// How long a connection may take to attach.
 const ATTACH_WAIT: Nanos = Nanos::from_secs(10);
 
@@ -55,8 +57,8 @@ impl Tenants {
     pub(crate) fn accept(&mut self, broker: &mut Broker, epoll: &Epoll, now: Nanos) {
         while let Some(stream) = self.listener.accept(epoll, now) {
             if self.connections.len() >= broker.config.tenants_max + STRANGERS_MAX {
-                tracing::warn!("a connection was closed: there are too many");
-                broker.refused += 1;
+                let why = Refused::new(libc::EUSERS, "too many connections; this one was closed");
+                broker.note_refusal(0, &why);
                 continue;
             }
             let number = self.listener.accepted();
@@ -83,11 +85,11 @@ impl Tenants {
         Ok(())
     }
 
-    /// Takes in the requests of a connection.
+    /// Takes in requests of a connection, so many at most that others have their turn.
     pub(crate) fn readable(&mut self, number: u64, broker: &mut Broker, epoll: &Epoll, now: Nanos) {
         // Longer than any message, so that one that is too long shows.
         let mut buffer = [0; PACKET_BYTES_MAX];
-        loop {
+        for _ in 0..REQUESTS_AT_ONCE {
             let Some(connection) = self.connections.get_mut(&number) else {
                 return;
             };
@@ -145,7 +147,10 @@ impl Tenants {
                     .is_some_and(|(reply, descriptors)| {
                         connection.send(&encode(&reply), &descriptors)
                     }),
-                Err(why) => connection.send(&refusal(LITHOS_MESSAGE_CHANNEL_CREATE, &why), &[]),
+                Err(why) => {
+                    broker.note_refusal(connection.peer.process.pid, &why);
+                    connection.send(&refusal(LITHOS_MESSAGE_CHANNEL_CREATE, &why), &[])
+                }
             };
             if !sent {
                 self.end(number, "replies were not taken", broker, now);
@@ -204,10 +209,7 @@ impl Connection {
             Err(error) => Err(malformed(error)),
         };
         outcome.unwrap_or_else(|why| {
-            if why.errno == libc::EBADMSG {
-                tracing::warn!(pid = self.peer.process.pid, "{why}");
-                broker.refused += 1;
-            }
+            broker.note_refusal(self.peer.process.pid, &why);
             Some(refusal(head, &why))
         })
     }

@@ -12,6 +12,7 @@ use lithos_device::embedded::SocketBroker;
 use lithos_device::{Attached, Broker, BrokerError, packet};
 use lithosd::control::{FailureKind, Reply, Request};
 use nix::poll::PollFlags;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
 use crate::harness::*;
@@ -352,4 +353,39 @@ fn several_requests_on_one_connection_are_answered_in_order() {
     assert!(matches!(next(), Reply::Joined(joined) if joined.partition == "a" && !joined.enforce));
     assert!(matches!(next(), Reply::Error(failure) if failure.kind == FailureKind::NotFound));
     assert!(matches!(next(), Reply::Joined(joined) if joined.partition == "b" && joined.enforce));
+}
+
+#[test]
+fn a_peer_that_never_stops_asking_keeps_nobody_waiting() {
+    let daemon = Daemon::start(PARTITIONS);
+    let mut tenant = daemon.tenant("a");
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let mut stream = UnixStream::connect(daemon.control()).unwrap();
+    let mut replies = stream.try_clone().unwrap();
+    let raw = Raw::connect(&daemon);
+    raw.attach("b");
+    let outcome = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                // Where there is no room for more, the daemon has enough to do.
+                let _ = packet::send(raw.0.as_fd(), &create(GPU1), &[]);
+                while packet::receive(raw.0.as_fd(), &mut [0; PACKET_BYTES_MAX])
+                    .is_ok_and(|n| n > 0)
+                {}
+            }
+        });
+        scope.spawn(move || while stream.write_all(b"{\"request\":\"status\"}\n").is_ok() {});
+        scope.spawn(move || while replies.read(&mut [0; 65_536]).is_ok_and(|n| n > 0) {});
+        // Nothing panics in here, or the others would never end.
+        let mut make = |context| {
+            let channel = tenant.create_channel(GPU0, context)?;
+            tenant.destroy_channel(channel.id())
+        };
+        let made: Result<Vec<()>, BrokerError> = (0..10).map(&mut make).collect();
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        let told = kill(daemon.pid(), Signal::SIGTERM);
+        (made, told)
+    });
+    outcome.0.unwrap();
+    outcome.1.unwrap();
 }

@@ -56,7 +56,8 @@ enum Task {
     ///
     /// MPS is a process of NVIDIA's that all tenants of a real GPU go through. It is started apart from
     /// lithosd and outlives it, because programs end when it does. `lithos run` starts it where that is
-    /// needed and allowed by the configuration (mps.enable).
+    /// needed and allowed by the configuration (mps.enable). MPS serves one user at a time: programs of
+    /// another user wait until those of the first have ended.
     #[command(subcommand)]
     Mps(Mps),
 }
