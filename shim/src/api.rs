@@ -35,17 +35,26 @@ pub(crate) enum Form {
     Cooperative,
     /// `cuLaunchKernelEx`.
     Extended,
-    /// `cuGraphLaunch`.
+    /// `cuGraphLaunch`, `cuGraphUpload`.
     Graph,
+    /// A call that makes or changes an executable graph, and may upload what it will launch.
+    GraphChange,
     /// `cuLaunch`, `cuLaunchGrid`: on the legacy default stream.
     Legacy,
     /// `cuLaunchGridAsync`.
     LegacyStream,
 }
 
+impl Form {
+    /// Whether what is uploaded during the call belongs to a graph.
+    pub(crate) fn is_graph(self) -> bool {
+        matches!(self, Form::Graph | Form::GraphChange)
+    }
+}
+
 /// Every call that we are called around, by number; the last column says that nothing works without.
 #[rustfmt::skip]
-pub(crate) const CALLS: [(c_int, Call, bool); 23] = [
+pub(crate) const CALLS: [(c_int, Call, bool); 36] = [
     (307, Call::Launch(Form::Kernel, false), true),
     (442, Call::Launch(Form::Kernel, true), true),
     (477, Call::Launch(Form::Cooperative, false), false),
@@ -54,6 +63,19 @@ pub(crate) const CALLS: [(c_int, Call, bool); 23] = [
     (653, Call::Launch(Form::Extended, true), false),
     (514, Call::Launch(Form::Graph, false), false),
     (515, Call::Launch(Form::Graph, true), false),
+    (580, Call::Launch(Form::Graph, false), false),        // cuGraphUpload
+    (581, Call::Launch(Form::Graph, true), false),
+    (513, Call::Launch(Form::GraphChange, false), false),  // cuGraphInstantiate
+    (578, Call::Launch(Form::GraphChange, false), false),  // _v2
+    (643, Call::Launch(Form::GraphChange, false), false),  // cuGraphInstantiateWithFlags
+    (656, Call::Launch(Form::GraphChange, false), false),  // cuGraphInstantiateWithParams
+    (657, Call::Launch(Form::GraphChange, true), false),
+    (538, Call::Launch(Form::GraphChange, false), false),  // cuGraphExecKernelNodeSetParams
+    (692, Call::Launch(Form::GraphChange, false), false),  // _v2
+    (714, Call::Launch(Form::GraphChange, false), false),  // cuGraphExecNodeSetParams
+    (561, Call::Launch(Form::GraphChange, false), false),  // cuGraphExecUpdate
+    (696, Call::Launch(Form::GraphChange, false), false),  // _v2
+    (650, Call::Launch(Form::GraphChange, false), false),  // cuGraphNodeSetEnabled
     (115, Call::Launch(Form::Legacy, false), false),       // cuLaunch
     (116, Call::Launch(Form::Legacy, false), false),       // cuLaunchGrid
     (117, Call::Launch(Form::LegacyStream, false), false), // cuLaunchGridAsync
@@ -112,7 +134,7 @@ struct ExtendedArguments {
     function: u64,
 }
 
-/// Arguments of `cuGraphLaunch`.
+/// Arguments of `cuGraphLaunch` and `cuGraphUpload`.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct GraphArguments {
@@ -181,7 +203,7 @@ impl Launch {
                 stream: unsafe { arguments.cast::<LegacyStreamArguments>().read() }.stream,
                 ..Default::default()
             },
-            Form::Legacy => Self::default(),
+            Form::Legacy | Form::GraphChange => Self::default(),
         })
     }
 

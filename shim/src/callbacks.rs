@@ -12,7 +12,7 @@ use lithos_abi::bindings::{LITHOS_COUNT_REFUSED_CLUSTER, LITHOS_COUNT_REFUSED_CO
 use lithos_descriptor::TpcMask;
 use lithos_descriptor::hopper::Words;
 
-use crate::api::{self, Launch};
+use crate::api::{self, Form, Launch};
 use crate::driver::{DOMAIN_API, DOMAIN_DESCRIPTOR, Status};
 use crate::launch;
 use crate::local::{self, Call, Ending, Local};
@@ -209,7 +209,7 @@ unsafe fn on_api(shim: &Shim, local: &Local, cbid: c_int, words: *const u64) {
             // SAFETY: the arguments are of the form that belongs to the number.
             let launch = unsafe { Launch::read(form, words.arguments()) };
             if let Some(launch) = launch {
-                enter_launch(shim, local, &launch, null_is_per_thread, words);
+                enter_launch(shim, local, form, &launch, null_is_per_thread, words);
             }
         }
         (Some(api::Call::Launch(..)), false) => local.call.set(Call::default()),
@@ -224,6 +224,7 @@ unsafe fn on_api(shim: &Shim, local: &Local, cbid: c_int, words: *const u64) {
 fn enter_launch(
     shim: &Shim,
     local: &Local,
+    form: Form,
     launch: &Launch,
     null_is_per_thread: bool,
     words: ApiWords,
@@ -234,7 +235,11 @@ fn enter_launch(
         shim.contexts.adopt(&shim.driver, context, None);
     }
     let mut call = Call {
-        stream: stream::identity(launch.stream, null_is_per_thread, local.thread()),
+        stream: match form {
+            Form::GraphChange => 0,
+            _ => stream::identity(launch.stream, null_is_per_thread, local.thread()),
+        },
+        is_graph: form.is_graph(),
         ..Default::default()
     };
     if launch.is_cooperative {

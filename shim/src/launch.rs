@@ -51,7 +51,7 @@ pub(crate) fn prepare(managed: &Managed, words: &mut Words, function: u64, local
     record.stream = call.stream;
     restrict(managed, &mut descriptor, kind, local, &mut record);
 
-    let is_node = is_graph_node(&descriptor);
+    let is_node = is_graph_node(&descriptor, call);
     if is_node {
         ring.count(LITHOS_COUNT_GRAPH_NODES);
         record.flags |= LITHOS_RECORD_GRAPH_NODE;
@@ -65,7 +65,6 @@ pub(crate) fn prepare(managed: &Managed, words: &mut Words, function: u64, local
             .filter(|_| managed.may_stamp())
             .map(|stamps| stamps.address(ring.place(sequence)));
         if address.is_some_and(|address| stamp(&mut descriptor, address, sequence)) {
-            ring.count(LITHOS_COUNT_STAMPED);
             record.flags |= LITHOS_RECORD_STAMPED;
         } else {
             ring.count(LITHOS_COUNT_UNSTAMPED);
@@ -100,15 +99,14 @@ fn restrict(
     let (fitting, widened) = gpu.fit(granted, descriptor.allowed(), need);
     let restricted = descriptor.restrict(fitting, gpu.present);
     record.tpcs.words = restricted.mask().bits();
-    ring.count(match (restricted, widened) {
-        (Restricted::To(_), None) => LITHOS_COUNT_MASKED,
+    let exception = match (restricted, widened) {
+        (Restricted::To(_), None) => return,
         (Restricted::To(_), Some(Widened::Cooperative)) => LITHOS_COUNT_WIDENED_COOPERATIVE,
         (Restricted::To(_), Some(Widened::Cluster)) => LITHOS_COUNT_WIDENED_CLUSTER,
         (Restricted::Unchanged(_), _) => LITHOS_COUNT_DRIVER_MASK_KEPT,
-    });
-    if widened.is_some() || matches!(restricted, Restricted::Unchanged(_)) {
-        record.flags |= LITHOS_RECORD_WIDENED;
-    }
+    };
+    ring.count(exception);
+    record.flags |= LITHOS_RECORD_WIDENED;
 }
 
 /// Records a launch that is left as the driver made it.
@@ -170,10 +168,12 @@ fn need(descriptor: &Descriptor<&mut Words>, call: Call) -> Need {
     }
 }
 
-/// Whether the descriptor is uploaded once and runs whenever its graph does.
+/// Whether the descriptor is uploaded once and runs whenever its graph does. A launch call's own
+/// descriptor is none, although one with a programmatic dependence has one of the marks, too.
 #[inline]
-fn is_graph_node(descriptor: &Descriptor<&mut Words>) -> bool {
-    descriptor.is_graph_node() || descriptor.get(fields::REQUIRE_SCHEDULING_PCAS) != 0
+fn is_graph_node(descriptor: &Descriptor<&mut Words>, call: Call) -> bool {
+    descriptor.is_graph_node()
+        || (call.stream == 0 && descriptor.get(fields::REQUIRE_SCHEDULING_PCAS) != 0)
 }
 
 /// Has the GPU say when the launch completes, if the driver leaves it a way to.

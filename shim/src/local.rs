@@ -14,6 +14,8 @@ use lithos_abi::grant::Grant;
 pub(crate) struct Call {
     /// Identity of the stream; 0 outside of launch calls, or if it is not known.
     pub(crate) stream: u64,
+    /// Whether what is uploaded now is uploaded once and runs with every replay of a graph.
+    pub(crate) is_graph: bool,
     /// Blocks of the grid, if an SM's share of them is known.
     pub(crate) blocks: u64,
     /// Blocks of this launch that an SM holds; 0 if that was not asked for.
@@ -50,6 +52,7 @@ thread_local! {
             thread: Cell::new(0),
             call: Cell::new(Call {
                 stream: 0,
+                is_graph: false,
                 blocks: 0,
                 blocks_per_sm: 0,
             }),
