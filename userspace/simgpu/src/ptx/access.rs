@@ -28,15 +28,9 @@ pub(super) struct Reach<'a, M: ?Sized> {
 }
 
 /// The lanes set in a mask, from the lowest.
-pub(super) fn lanes(mut mask: u32) -> impl Iterator<Item = usize> {
-    std::iter::from_fn(move || {
-        if mask == 0 {
-            return None;
-        }
-        let lane = mask.trailing_zeros();
-        mask &= mask - 1;
-        usize::try_from(lane).ok()
-    })
+#[inline(always)]
+pub(super) fn lanes(mask: u32) -> impl Iterator<Item = usize> {
+    (0..LANES).filter(move |lane| mask >> lane & 1 != 0)
 }
 
 /// The address in each lane.
@@ -79,13 +73,14 @@ fn resolve(address: u64) -> (Space, u64) {
 /// Calls `each` with the space, the lanes that mean it, and the addresses in it.
 fn by_space(
     space: Space,
-    mut addresses: Row,
+    addresses: &Row,
     active: u32,
     mut each: impl FnMut(Space, &Row, u32) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
     if space != Space::Generic {
-        return each(space, &addresses, active);
+        return each(space, addresses, active);
     }
+    let mut addresses = *addresses;
     let mut groups = [
         (Space::Global, 0),
         (Space::Shared, 0),
@@ -142,7 +137,7 @@ impl<M: Memory + ?Sized> Reach<'_, M> {
         let mut stage: Stage = [0; LANES * LANE_BYTES];
         by_space(
             place.space,
-            addresses,
+            &addresses,
             active,
             |space, addresses, active| {
                 match bytes {
@@ -188,7 +183,7 @@ impl<M: Memory + ?Sized> Reach<'_, M> {
         }
         by_space(
             place.space,
-            addresses,
+            &addresses,
             active,
             |space, addresses, active| {
                 match bytes {
@@ -218,7 +213,7 @@ impl<M: Memory + ?Sized> Reach<'_, M> {
         check_alignment(&addresses, active, bytes)?;
         by_space(
             place.space,
-            addresses,
+            &addresses,
             active,
             |space, addresses, active| {
                 for lane in lanes(active) {
@@ -253,14 +248,18 @@ impl<M: Memory + ?Sized> Reach<'_, M> {
     ) -> Result<(), Fault> {
         let (cells, _) = stage.as_chunks_mut::<BYTES>();
         if space != Space::Global {
+            let (memory, each) = match space {
+                Space::Shared => (&*self.shared, 0),
+                Space::Local => (&*self.local, self.local.len() / LANES),
+                _ => (self.parameters, 0),
+            };
             for lane in lanes(active) {
-                let memory = match space {
-                    Space::Parameter => self.parameters,
-                    _ => self.inside(space, lane),
+                let own = if each == 0 {
+                    memory
+                } else {
+                    &memory[lane * each..(lane + 1) * each]
                 };
-                let source = usize::try_from(addresses[lane])
-                    .ok()
-                    .and_then(|at| memory.get(at..)?.first_chunk::<BYTES>());
+                let source = cell::<BYTES>(own, addresses[lane]);
                 cells[lane] =
                     *source.ok_or_else(|| illegal(space, addresses[lane], BYTES, Access::Load))?;
             }
@@ -332,21 +331,38 @@ impl<M: Memory + ?Sized> Reach<'_, M> {
 /// Takes element `k` of every lane from the stage, where each lane has `bytes` bytes.
 fn unstage<const ELEMENT: usize>(stage: &Stage, bytes: usize, k: usize, row: &mut Row) {
     let (elements, _) = stage.as_chunks::<ELEMENT>();
-    let each = bytes / ELEMENT;
-    for (word, element) in row.iter_mut().zip(elements.iter().skip(k).step_by(each)) {
-        let mut wide = [0; 8];
-        wide[..ELEMENT].copy_from_slice(element);
-        *word = u64::from_le_bytes(wide);
+    // Scalars are side by side, which the compiler makes use of.
+    if bytes == ELEMENT {
+        for (word, element) in row.iter_mut().zip(elements) {
+            *word = word_of(element);
+        }
+    } else {
+        let each = bytes / ELEMENT;
+        for (word, element) in row.iter_mut().zip(elements.iter().skip(k).step_by(each)) {
+            *word = word_of(element);
+        }
     }
 }
 
 /// Puts a row onto the stage as element `k` of every lane.
 fn stage_row<const ELEMENT: usize>(row: &Row, bytes: usize, k: usize, stage: &mut Stage) {
     let (elements, _) = stage.as_chunks_mut::<ELEMENT>();
-    let each = bytes / ELEMENT;
-    for (element, word) in elements.iter_mut().skip(k).step_by(each).zip(row) {
-        element.copy_from_slice(&word.to_le_bytes()[..ELEMENT]);
+    if bytes == ELEMENT {
+        for (element, word) in elements.iter_mut().zip(row) {
+            element.copy_from_slice(&word.to_le_bytes()[..ELEMENT]);
+        }
+    } else {
+        let each = bytes / ELEMENT;
+        for (element, word) in elements.iter_mut().skip(k).step_by(each).zip(row) {
+            element.copy_from_slice(&word.to_le_bytes()[..ELEMENT]);
+        }
     }
+}
+
+/// The bytes at an address, if they are inside.
+#[inline(always)]
+fn cell<const BYTES: usize>(memory: &[u8], address: u64) -> Option<&[u8; BYTES]> {
+    memory.get(usize::try_from(address).ok()?..)?.first_chunk()
 }
 
 fn span(address: u64, bytes: usize) -> Option<std::ops::Range<usize>> {
@@ -365,5 +381,19 @@ fn illegal(space: Space, address: u64, bytes: usize, access: Access) -> Fault {
         address: window + address,
         bytes: bytes as u64,
         access,
+    }
+}
+
+/// Up to eight bytes as a word. The common sizes are spelled out: a detour through an array of eight
+/// bytes would be written in parts and read as a whole, which stalls the CPU.
+#[inline(always)]
+fn word_of(bytes: &[u8]) -> u64 {
+    match *bytes {
+        [a] => u64::from(a),
+        [a, b] => u64::from(u16::from_le_bytes([a, b])),
+        [a, b, c, d] => u64::from(u32::from_le_bytes([a, b, c, d])),
+        [a, b, c, d, e, f, g, h] => u64::from_le_bytes([a, b, c, d, e, f, g, h]),
+        // PANIC: the parser lets through no other size.
+        _ => unreachable!("an element of {} bytes", bytes.len()),
     }
 }
