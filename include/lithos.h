@@ -138,23 +138,24 @@ struct lithos_grant_page {
 
 #define LITHOS_RING_MAGIC 0x676e697273687469ull	/* "ithsring" */
 
-/* Counters that the tenant keeps, each an index into `counters`. Launches are descriptors. */
+/*
+ * Counters that the tenant keeps, each an index into `counters`. They count exceptions: a launch that
+ * none of them counts carries a mask within its grant, and the GPU writes its completion.
+ */
 enum lithos_counter {
-	LITHOS_COUNT_MASKED = 0,		/* launches that carry a mask within the grant */
-	LITHOS_COUNT_STAMPED = 1,		/* launches whose completion the GPU writes */
-	LITHOS_COUNT_UNSTAMPED = 2,		/* launches without: no memory registered, no free slot */
-	LITHOS_COUNT_OVERRUN = 3,		/* launches not recorded: their record's place is in use */
-	LITHOS_COUNT_GRAPH_NODES = 4,		/* nodes of graphs: masked at upload, never stamped */
-	LITHOS_COUNT_NULL = 5,			/* descriptors that run nothing */
-	LITHOS_COUNT_UNKNOWN_VERSION = 6,	/* left alone: descriptor version without a proof */
-	LITHOS_COUNT_UNKNOWN_BITS = 7,		/* left alone: a bit that no known field covers */
-	LITHOS_COUNT_DRIVER_MASK_KEPT = 8,	/* the driver's mask and the grant's have no TPC in common */
-	LITHOS_COUNT_WIDENED_COOPERATIVE = 9,	/* ran on more than the grant: cooperative */
-	LITHOS_COUNT_WIDENED_CLUSTER = 10,	/* ran on more than the grant: cluster */
-	LITHOS_COUNT_REFUSED_COOPERATIVE = 11,
-	LITHOS_COUNT_REFUSED_CLUSTER = 12,
-	LITHOS_COUNT_STALE_GRANT = 13,		/* read the grant in vain and used the last good copy */
-	LITHOS_COUNT_UNGRANTED = 14,		/* launches before the first grant */
+	LITHOS_COUNT_UNSTAMPED = 0,		/* launches without stamp: no memory registered, no free slot */
+	LITHOS_COUNT_OVERRUN = 1,		/* launches not recorded: their record's place is in use */
+	LITHOS_COUNT_GRAPH_NODES = 2,		/* nodes of graphs: masked at upload, never stamped */
+	LITHOS_COUNT_NULL = 3,			/* descriptors that run nothing; they have no sequence */
+	LITHOS_COUNT_UNKNOWN_VERSION = 4,	/* left alone: descriptor version without a proof */
+	LITHOS_COUNT_UNKNOWN_BITS = 5,		/* left alone: a bit that no known field covers */
+	LITHOS_COUNT_DRIVER_MASK_KEPT = 6,	/* the driver's mask and the grant's have no TPC in common */
+	LITHOS_COUNT_WIDENED_COOPERATIVE = 7,	/* ran on more than the grant: cooperative */
+	LITHOS_COUNT_WIDENED_CLUSTER = 8,	/* ran on more than the grant: cluster */
+	LITHOS_COUNT_REFUSED_COOPERATIVE = 9,	/* failed instead; they have no sequence */
+	LITHOS_COUNT_REFUSED_CLUSTER = 10,
+	LITHOS_COUNT_STALE_GRANT = 11,		/* read the grant in vain and used the last good copy */
+	LITHOS_COUNT_UNGRANTED = 12,		/* launches before the first grant */
 };
 #define LITHOS_COUNTERS 32
 

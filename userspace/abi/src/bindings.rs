@@ -180,21 +180,19 @@ impl Default for lithos_grant_page {
         }
     }
 }
-pub const LITHOS_COUNT_MASKED: lithos_counter = 0;
-pub const LITHOS_COUNT_STAMPED: lithos_counter = 1;
-pub const LITHOS_COUNT_UNSTAMPED: lithos_counter = 2;
-pub const LITHOS_COUNT_OVERRUN: lithos_counter = 3;
-pub const LITHOS_COUNT_GRAPH_NODES: lithos_counter = 4;
-pub const LITHOS_COUNT_NULL: lithos_counter = 5;
-pub const LITHOS_COUNT_UNKNOWN_VERSION: lithos_counter = 6;
-pub const LITHOS_COUNT_UNKNOWN_BITS: lithos_counter = 7;
-pub const LITHOS_COUNT_DRIVER_MASK_KEPT: lithos_counter = 8;
-pub const LITHOS_COUNT_WIDENED_COOPERATIVE: lithos_counter = 9;
-pub const LITHOS_COUNT_WIDENED_CLUSTER: lithos_counter = 10;
-pub const LITHOS_COUNT_REFUSED_COOPERATIVE: lithos_counter = 11;
-pub const LITHOS_COUNT_REFUSED_CLUSTER: lithos_counter = 12;
-pub const LITHOS_COUNT_STALE_GRANT: lithos_counter = 13;
-pub const LITHOS_COUNT_UNGRANTED: lithos_counter = 14;
+pub const LITHOS_COUNT_UNSTAMPED: lithos_counter = 0;
+pub const LITHOS_COUNT_OVERRUN: lithos_counter = 1;
+pub const LITHOS_COUNT_GRAPH_NODES: lithos_counter = 2;
+pub const LITHOS_COUNT_NULL: lithos_counter = 3;
+pub const LITHOS_COUNT_UNKNOWN_VERSION: lithos_counter = 4;
+pub const LITHOS_COUNT_UNKNOWN_BITS: lithos_counter = 5;
+pub const LITHOS_COUNT_DRIVER_MASK_KEPT: lithos_counter = 6;
+pub const LITHOS_COUNT_WIDENED_COOPERATIVE: lithos_counter = 7;
+pub const LITHOS_COUNT_WIDENED_CLUSTER: lithos_counter = 8;
+pub const LITHOS_COUNT_REFUSED_COOPERATIVE: lithos_counter = 9;
+pub const LITHOS_COUNT_REFUSED_CLUSTER: lithos_counter = 10;
+pub const LITHOS_COUNT_STALE_GRANT: lithos_counter = 11;
+pub const LITHOS_COUNT_UNGRANTED: lithos_counter = 12;
 pub type lithos_counter = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone, PartialEq, Eq)]

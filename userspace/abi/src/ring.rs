@@ -198,6 +198,33 @@ impl<'a> RingReader<'a> {
         }
     }
 
+    /// Returns how many launches carry a mask within their grant: all that no counter speaks of.
+    pub fn masked(&self) -> u64 {
+        self.without(&[
+            LITHOS_COUNT_UNKNOWN_VERSION,
+            LITHOS_COUNT_UNKNOWN_BITS,
+            LITHOS_COUNT_DRIVER_MASK_KEPT,
+            LITHOS_COUNT_WIDENED_COOPERATIVE,
+            LITHOS_COUNT_WIDENED_CLUSTER,
+            LITHOS_COUNT_UNGRANTED,
+        ])
+    }
+
+    /// Returns for how many launches the GPU writes a stamp.
+    pub fn stamped(&self) -> u64 {
+        self.without(&[
+            LITHOS_COUNT_UNSTAMPED,
+            LITHOS_COUNT_OVERRUN,
+            LITHOS_COUNT_GRAPH_NODES,
+        ])
+    }
+
+    fn without(&self, exceptions: &[lithos_counter]) -> u64 {
+        exceptions.iter().fold(self.reserved(), |launches, counter| {
+            launches.saturating_sub(self.counter(*counter))
+        })
+    }
+
     /// Reads the record of a launch, if its place holds it, whole.
     pub fn read(&self, sequence: u64) -> Read {
         let at = HEADER + RECORD * self.place(sequence);

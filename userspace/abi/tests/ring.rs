@@ -115,16 +115,36 @@ fn counters_count_and_unknown_ones_are_ignored() {
     let memory = Memory::new(ring_bytes(RECORDS));
     let writer = RingWriter::create(memory.page(), RECORDS).expect("a ring");
     let reader = RingReader::new(memory.page(), RECORDS).expect("a ring");
-    writer.count(LITHOS_COUNT_MASKED);
-    writer.count(LITHOS_COUNT_MASKED);
+    writer.count(LITHOS_COUNT_NULL);
+    writer.count(LITHOS_COUNT_NULL);
     writer.count(LITHOS_COUNTERS - 1);
     writer.count(LITHOS_COUNTERS);
     writer.count(u32::MAX);
-    assert_eq!(reader.counter(LITHOS_COUNT_MASKED), 2);
-    assert_eq!(reader.counter(LITHOS_COUNT_STAMPED), 0);
+    assert_eq!(reader.counter(LITHOS_COUNT_NULL), 2);
+    assert_eq!(reader.counter(LITHOS_COUNT_OVERRUN), 0);
     assert_eq!(reader.counter(LITHOS_COUNTERS - 1), 1);
     assert_eq!(reader.counter(LITHOS_COUNTERS), 0);
     assert_eq!(reader.reserved(), 0, "counters lie beside the reservation");
+}
+
+#[test]
+fn what_no_counter_speaks_of_is_masked_and_stamped() {
+    let memory = Memory::new(ring_bytes(RECORDS));
+    let writer = RingWriter::create(memory.page(), RECORDS).expect("a ring");
+    let reader = RingReader::new(memory.page(), RECORDS).expect("a ring");
+    for _ in 0..5 {
+        writer.reserve();
+    }
+    assert_eq!((reader.masked(), reader.stamped()), (5, 5));
+    writer.count(LITHOS_COUNT_WIDENED_CLUSTER);
+    writer.count(LITHOS_COUNT_GRAPH_NODES);
+    writer.count(LITHOS_COUNT_UNSTAMPED);
+    writer.count(LITHOS_COUNT_NULL);
+    assert_eq!((reader.masked(), reader.stamped()), (4, 3));
+    for _ in 0..9 {
+        writer.count(LITHOS_COUNT_UNGRANTED);
+    }
+    assert_eq!(reader.masked(), 0, "a tenant that claims nonsense");
 }
 
 #[test]

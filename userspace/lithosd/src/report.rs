@@ -15,9 +15,7 @@ use crate::status::{
 };
 
 /// The tenant's counters, by the names that status gives them.
-const COUNTERS: [(&str, lithos_counter); 15] = [
-    ("masked", LITHOS_COUNT_MASKED),
-    ("stamped", LITHOS_COUNT_STAMPED),
+const COUNTERS: [(&str, lithos_counter); 13] = [
     ("unstamped", LITHOS_COUNT_UNSTAMPED),
     ("overrun", LITHOS_COUNT_OVERRUN),
     ("graph_nodes", LITHOS_COUNT_GRAPH_NODES),
@@ -132,7 +130,11 @@ impl Broker {
         let ring = channel.pages.ring();
         let counters = COUNTERS
             .iter()
-            .map(|&(name, counter)| (name.into(), ring.counter(counter)));
+            .map(|&(name, counter)| (name.into(), ring.counter(counter)))
+            .chain([
+                ("masked".into(), ring.masked()),
+                ("stamped".into(), ring.stamped()),
+            ]);
         let (unknowable_tpcs, unknowable) = channel.ledger.unknowable();
         ChannelStatus {
             channel: id.0,
