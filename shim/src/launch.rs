@@ -169,10 +169,14 @@ fn need(descriptor: &Descriptor<&mut Words>, call: Call) -> Need {
 }
 
 /// Whether the descriptor is uploaded once and runs whenever its graph does. A launch call's own
-/// descriptor is none, although one with a programmatic dependence has one of the marks, too.
+/// descriptor is none, although one with a programmatic dependence has one of the marks, too. What
+/// a graph call uploads always is one: graphs of one or two kernels are uploaded once as well (seen
+/// on an H100), those of two without a mark, and a stamp in one of them would come again with
+/// every replay, over those of later launches.
 #[inline]
 fn is_graph_node(descriptor: &Descriptor<&mut Words>, call: Call) -> bool {
-    descriptor.is_graph_node()
+    call.is_graph
+        || descriptor.is_graph_node()
         || (call.stream == 0 && descriptor.get(fields::REQUIRE_SCHEDULING_PCAS) != 0)
 }
 

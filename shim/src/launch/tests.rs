@@ -322,7 +322,18 @@ fn nodes_of_graphs_are_masked_and_never_stamped() {
         assert_eq!(record.flags, LITHOS_RECORD_GRAPH_NODE);
         assert_eq!(record.stream, 0);
     }
-    assert_eq!(bench.count(LITHOS_COUNT_GRAPH_NODES), 2);
+    // The kernels of a small graph have no mark; the call that uploads them tells.
+    let mut words = plain();
+    let call = Call {
+        stream: 5,
+        is_graph: true,
+        ..Default::default()
+    };
+    bench.launch_in(&mut words, call);
+    assert_eq!(left(&words), mask("0-3"));
+    assert!((0..3).all(|slot| view(&words).release(slot).is_none()));
+    assert_eq!(bench.record(3).flags, LITHOS_RECORD_GRAPH_NODE);
+    assert_eq!(bench.count(LITHOS_COUNT_GRAPH_NODES), 3);
     assert_eq!(bench.count(LITHOS_COUNT_UNSTAMPED), 0);
 }
 
@@ -455,6 +466,7 @@ fn a_cooperative_launch_gets_room_for_all_its_blocks() {
     let mut fits = cooperative();
     let call = Call {
         stream: 5,
+        is_graph: false,
         blocks: 16,
         blocks_per_sm: 4,
     };
