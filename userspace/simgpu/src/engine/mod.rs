@@ -196,6 +196,15 @@ impl Engine {
         }
     }
 
+    /// The time as a GPU has it: the wall clock, or what its agenda has come to if that lags behind. A
+    /// request arrives at this time, so that nothing on a GPU happens before its cause.
+    fn gpu_now_ns(&mut self, gpu: usize) -> u64 {
+        let now_ns = self.clock.now_ns();
+        self.gpus[gpu]
+            .next_ns()
+            .map_or(now_ns, |at_ns| at_ns.min(now_ns))
+    }
+
     /// The earliest moment on any GPU's agenda.
     fn next(&mut self) -> Option<(u64, usize)> {
         self.gpus
@@ -236,16 +245,16 @@ impl Engine {
 
     /// Takes grids off all GPUs.
     fn drop_work(&mut self, theirs: impl Fn(&Grid) -> bool) {
-        let now_ns = self.clock.now_ns();
-        for gpu in &mut self.gpus {
-            gpu.remove_where(&theirs, now_ns);
+        for index in 0..self.gpus.len() {
+            let now_ns = self.gpu_now_ns(index);
+            self.gpus[index].remove_where(&theirs, now_ns);
         }
     }
 
     /// Starts what has room after grids were taken off.
     fn dispatch_all(&mut self) {
-        let now_ns = self.clock.now_ns();
         for index in 0..self.gpus.len() {
+            let now_ns = self.gpu_now_ns(index);
             let failure = self.gpus[index].dispatch(now_ns);
             self.after_dispatch(index, failure);
         }
@@ -464,7 +473,7 @@ impl Engine {
             return;
         };
         eprintln!("simgpu: GPU {gpu}: process {pid}: error {error}: {what}");
-        let now_ns = self.clock.now_ns();
+        let now_ns = self.gpu_now_ns(gpu as usize);
         self.gpus[gpu as usize].remove_where(|_| true, now_ns);
         for (&id, entry) in &mut self.clients {
             let theirs: Vec<u32> = entry

@@ -261,19 +261,26 @@ impl Engine {
         }
     }
 
+    /// The time on the GPU of a stream whose context lives.
+    fn stream_now_ns(&mut self, client: u64, stream: u32) -> Option<u64> {
+        let entry = self.clients.get(&client)?;
+        let context = entry.streams.get(&stream)?.context;
+        let context = entry.contexts.get(&context).filter(|c| !c.failed)?;
+        let gpu = context.gpu as usize;
+        Some(self.gpu_now_ns(gpu))
+    }
+
     fn submit(&mut self, client: u64, stream: u32, op: Op) {
-        let arrival_ns = self.clock.now_ns();
+        let Some(arrival_ns) = self.stream_now_ns(client, stream) else {
+            return;
+        };
         let Ok(entry) = self.client(client) else {
             return;
         };
         let Some(target) = entry.streams.get_mut(&stream) else {
             return;
         };
-        let lives = entry
-            .contexts
-            .get(&target.context)
-            .is_some_and(|c| !c.failed);
-        if !lives || !is_possible(&op) || target.queue.len() >= QUEUE_MAX {
+        if !is_possible(&op) || target.queue.len() >= QUEUE_MAX {
             return;
         }
         entry.tickets += 1;
@@ -286,7 +293,9 @@ impl Engine {
     }
 
     fn host_done(&mut self, client: u64, stream: u32) {
-        let now_ns = self.clock.now_ns();
+        let Some(now_ns) = self.stream_now_ns(client, stream) else {
+            return;
+        };
         if let Ok(entry) = self.client(client)
             && let Some(waiting) = entry.streams.get(&stream)
             && waiting.running == Some(Running::HostFunction)

@@ -148,6 +148,14 @@ pub(crate) fn synchronize() {
     ok(unsafe { sys::cuCtxSynchronize() });
 }
 
+/// Waits until the server has everything that was submitted: it takes requests in order, so that it
+/// has all of them once it has answered one.
+pub(crate) fn settle() {
+    let mut total = 0;
+    // SAFETY: gives two numbers.
+    get(|free| unsafe { sys::cuMemGetInfo_v2(free, &raw mut total) });
+}
+
 /// The null stream.
 pub(crate) const NULL: CUstream = std::ptr::null_mut();
 

@@ -4,7 +4,7 @@
 use cudarc::driver::sys::{self, CUresult};
 use simgpu::config::Options;
 
-use crate::cuda::{NULL, Parameter, Program, get, ok, read, stream, synchronize, words, write};
+use crate::cuda::{NULL, Parameter, Program, get, ok, read, settle, stream, words, write};
 use crate::simulation::{Simulation, hear, options, say};
 
 pub(crate) const PROGRAMS: &[crate::Program] = &[
@@ -92,6 +92,7 @@ impl Held {
     }
 
     fn let_go(&self) {
+        settle();
         // SAFETY: the word lives; the GPU sees it change.
         unsafe {
             self.word.write_volatile(1);
@@ -123,32 +124,39 @@ fn quick() {
 }
 
 fn urgent() {
-    let program = Program::new();
+    let held = Held::new(1);
+    let program = &held.program;
     let (least, most) = (stream(0), stream(-5));
     let priority = |s| {
-        get(|out| {
-            // SAFETY: the stream lives.
-            unsafe { sys::cuStreamGetPriority(s, out) }
-        })
+        // SAFETY: the stream lives.
+        get(|out| unsafe { sys::cuStreamGetPriority(s, out) })
     };
     assert_eq!((priority(least), priority(most)), (0, -5));
-    // 8 SMs hold 16 blocks of 1024 threads: 200 of them take their time.
     let (counts, sms) = (words(200), words(200));
     let slow = [
         Parameter::Address(counts),
         Parameter::Address(sms),
         Parameter::Word(200),
     ];
-    let done = words(32);
-    synchronize();
-    program.launch("mark", [200, 1, 1], 1024, least, &slow);
-    let quick = [Parameter::Address(done), Parameter::Word(1)];
-    program.launch("fill", [1, 1, 1], 32, most, &quick);
-    // SAFETY: the streams live.
+    let quick = [Parameter::Address(words(32)), Parameter::Word(1)];
+    // SAFETY: streams and events live to the end.
     unsafe {
-        ok(sys::cuStreamSynchronize(most));
-        assert_eq!(sys::cuStreamQuery(least), CUresult::CUDA_ERROR_NOT_READY);
-        ok(sys::cuStreamSynchronize(least));
+        let event = || get(|out| sys::cuEventCreate(out, 0));
+        let (start, slow_end, quick_end) = (event(), event(), event());
+        // Both are let go at one moment, the slow one first: 200 blocks, of which 16 fit at a time.
+        ok(sys::cuEventRecord(start, held.stream));
+        for stream in [least, most] {
+            ok(sys::cuStreamWaitEvent(stream, start, 0));
+        }
+        program.launch("mark", [200, 1, 1], 1024, least, &slow);
+        ok(sys::cuEventRecord(slow_end, least));
+        program.launch("fill", [1, 1, 1], 32, most, &quick);
+        ok(sys::cuEventRecord(quick_end, most));
+        held.let_go();
+        ok(sys::cuCtxSynchronize());
+        let since_start = |end| get(|out| sys::cuEventElapsedTime_v2(out, start, end));
+        let (slow, quick) = (since_start(slow_end), since_start(quick_end));
+        assert!(4.0 * quick < slow, "{quick} ms and {slow} ms");
     }
     assert_eq!(read(counts, 200), vec![1; 200]);
 }

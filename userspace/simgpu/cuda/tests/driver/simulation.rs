@@ -3,12 +3,14 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use simgpu::config::{Config, Options};
 use simgpu::engine::Summary;
 use simgpu::server::Server;
+use simgpu::wire::{self, GpuReport, Receiver, Reply, Request};
 use tempfile::TempDir;
 
 /// Names the program that this executable is to play.
@@ -85,6 +87,28 @@ impl Simulation {
             .expect("the program");
         let output = BufReader::new(child.stdout.take().expect("its output"));
         Running { child, output }
+    }
+
+    /// Waits until GPU 0 is as wanted.
+    pub(crate) fn wait_until(&self, wanted: impl Fn(&GpuReport) -> bool) {
+        let socket = UnixStream::connect(self.folder.path().join("socket")).expect("the server");
+        let mut receiver = Receiver::default();
+        let hello = Request::Hello {
+            version: wire::VERSION,
+            priority: 0,
+            page: false,
+        };
+        wire::send(&socket, &hello, None).expect("sent");
+        let gpus = receiver.receive(&socket).expect("a reply");
+        assert!(matches!(gpus, Some(Reply::Gpus(_))));
+        loop {
+            wire::send(&socket, &Request::Report, None).expect("sent");
+            match receiver.receive(&socket).expect("a reply") {
+                Some(Reply::Report(gpus)) if wanted(&gpus[0]) => return,
+                Some(Reply::Report(_)) => std::thread::yield_now(),
+                other => panic!("{other:?}"),
+            }
+        }
     }
 
     /// Ends the server.

@@ -4,7 +4,7 @@
 use cudarc::driver::sys;
 use simgpu::config::Options;
 
-use crate::cuda::{NULL, Parameter, Program, get, ok, synchronize, words};
+use crate::cuda::{NULL, Parameter, Program, get, ok, settle, synchronize, words};
 use crate::simulation::{Simulation, options};
 
 pub(crate) const PROGRAMS: &[crate::Program] =
@@ -32,45 +32,56 @@ pub(crate) const TESTS: &[crate::Test] = &[
     }),
 ];
 
-/// The modelled time of one block of `mark` with so many turns, in milliseconds.
+/// The modelled time of one block of `mark` with so many turns, in milliseconds. Everything is
+/// submitted while the stream is held up, so that the machine's own time has no part in it.
 fn milliseconds(program: &Program, turns: u32) -> f32 {
-    let (counts, sms) = (words(1), words(1));
-    let parameters = [
-        Parameter::Address(counts),
-        Parameter::Address(sms),
-        Parameter::Word(turns),
-    ];
-    // SAFETY: events are made, recorded around the launch, read and destroyed.
+    let (counts, sms, word) = (words(1), words(1), pinned_word());
+    let gate = [Parameter::Address(word.expose_provenance() as u64)];
+    let turns = Parameter::Word(turns);
+    let parameters = [Parameter::Address(counts), Parameter::Address(sms), turns];
+    // SAFETY: events are made, recorded around the launch, read and destroyed; the word lives.
     unsafe {
         let start = get(|out| sys::cuEventCreate(out, 0));
         let end = get(|out| sys::cuEventCreate(out, 0));
-        synchronize();
+        program.launch("hold", [1, 1, 1], 32, NULL, &gate);
         ok(sys::cuEventRecord(start, NULL));
         program.launch("mark", [1, 1, 1], 32, NULL, &parameters);
         ok(sys::cuEventRecord(end, NULL));
+        settle();
+        word.write_volatile(1);
         ok(sys::cuEventSynchronize(end));
         let elapsed = get(|out| sys::cuEventElapsedTime_v2(out, start, end));
         ok(sys::cuEventDestroy_v2(start));
         ok(sys::cuEventDestroy_v2(end));
+        ok(sys::cuMemFreeHost(word.cast()));
         elapsed
     }
 }
 
-/// Events carry modelled time, so this holds however slow the machine is: the start is recorded when
-/// the stream is idle, and the launch comes later by what the machine takes to submit it, which the
-/// shortest of several tries takes out.
+/// A word of pinned memory.
+fn pinned_word() -> *mut u32 {
+    // SAFETY: pinned memory for one word.
+    unsafe {
+        let word: *mut u32 = get(|out| sys::cuMemHostAlloc(out, 4, 2)).cast();
+        word.write_volatile(0);
+        word
+    }
+}
+
 fn measured() {
     let program = Program::new();
-    let shortest = |turns| {
-        let tries = (0..5).map(|_| milliseconds(&program, turns));
-        tries.min_by(f32::total_cmp).expect("five tries")
-    };
-    let (none, some, many) = (shortest(0), shortest(10_000), shortest(40_000));
-    // A turn is four instructions: 40 ms at 1 MHz and one cycle each, if nothing else.
-    let (some, many) = (some - none, many - none);
-    assert!(some > 30.0, "{some}");
-    let ratio = many / some;
-    assert!((3.5..4.5).contains(&ratio), "{some} ms and {many} ms");
+    let none = milliseconds(&program, 0);
+    let some = milliseconds(&program, 1000);
+    let many = milliseconds(&program, 4000);
+    // A turn is four instructions: at 1 MHz and a cycle each, 1000 of them take 4 ms.
+    assert!(some - none > 3.9, "{none} {some}");
+    let ratio = (many - none) / (some - none);
+    assert!((3.99..4.01).contains(&ratio), "{none} {some} {many}");
+    assert_eq!(
+        milliseconds(&program, 1000),
+        some,
+        "the same work takes the same time"
+    );
 }
 
 fn meeting() {
