@@ -89,18 +89,19 @@ impl Field {
     }
 
     /// The lowest bit (of element 0).
-    #[inline]
+    #[inline(always)]
     pub const fn lo(&self) -> u32 {
         self.lo as u32
     }
 
     /// The highest bit (of element 0), which still belongs to the field.
+    #[inline(always)]
     pub const fn hi(&self) -> u32 {
         (self.lo + self.width - 1) as u32
     }
 
     /// The number of bits of one element.
-    #[inline]
+    #[inline(always)]
     pub const fn width(&self) -> u32 {
         self.width as u32
     }
@@ -126,7 +127,7 @@ impl Field {
     ///
     /// If there is no such element.
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub const fn at(self, i: u16) -> Field {
         self.at2(i, 0)
     }
@@ -137,7 +138,7 @@ impl Field {
     ///
     /// If there is no such element.
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub const fn at2(self, i: u16, j: u16) -> Field {
         let [by_i, by_j] = self.repeats;
         assert!(i < by_i.count && j < by_j.count, "no such element");
@@ -160,7 +161,7 @@ impl Field {
     /// # Panics
     ///
     /// If `words` ends before the field.
-    #[inline]
+    #[inline(always)]
     pub const fn get(&self, words: &[u32]) -> u64 {
         let mut value = 0;
         let mut done = 0;
@@ -179,7 +180,7 @@ impl Field {
     ///
     /// If `value` does not fit or `words` ends before the field. See [`Field::try_set`] for
     /// values that come from elsewhere.
-    #[inline]
+    #[inline(always)]
     #[expect(
         clippy::cast_possible_truncation,
         reason = "a word takes the low 32 bits; the next part takes the others"
@@ -223,7 +224,7 @@ impl Field {
     }
 
     /// The part of the field that begins `done` bits after its lowest and ends with its word.
-    #[inline]
+    #[inline(always)]
     pub(crate) const fn part(&self, done: u32) -> Part {
         let bit = self.lo() + done;
         let shift = bit % 32;

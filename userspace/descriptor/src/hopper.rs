@@ -92,13 +92,13 @@ impl<W: Borrow<Words>> Descriptor<W> {
     }
 
     /// Reads a field.
-    #[inline]
+    #[inline(always)]
     pub fn get(&self, field: Field) -> u64 {
         field.get(self.words())
     }
 
     /// Reads a field of at most 32 bits.
-    #[inline]
+    #[inline(always)]
     #[expect(
         clippy::cast_possible_truncation,
         reason = "the field has 32 bits at most"
@@ -109,7 +109,7 @@ impl<W: Borrow<Words>> Descriptor<W> {
     }
 
     /// Whether a field is anything but zero.
-    #[inline]
+    #[inline(always)]
     fn is_set(&self, field: Field) -> bool {
         self.get(field) != 0
     }

@@ -25,11 +25,13 @@ impl TpcMask {
     pub const ALL: TpcMask = TpcMask([u64::MAX; 2]);
 
     /// The set whose TPC `n` is bit `n % 64` of element `n / 64`.
+    #[inline]
     pub const fn from_bits(bits: [u64; 2]) -> Self {
         TpcMask(bits)
     }
 
     /// The set as bits: TPC `n` is bit `n % 64` of element `n / 64`.
+    #[inline]
     pub const fn bits(self) -> [u64; 2] {
         self.0
     }
@@ -49,6 +51,7 @@ impl TpcMask {
         clippy::cast_possible_truncation,
         reason = "each cast takes the half that it names"
     )]
+    #[inline]
     pub const fn disable_words(self) -> [u32; 4] {
         let [low, high] = self.0;
         [

@@ -79,12 +79,13 @@ pub struct ConstantBuffer {
 
 impl<W: Borrow<Words>> Descriptor<W> {
     /// What sort of thing is started.
-    #[inline]
+    #[inline(always)]
     pub fn kind(&self) -> Kind {
         Kind::from_bits(self.get8(QMD_TYPE))
     }
 
     /// Where the grid ends, in the units of its kind: blocks, clusters or cooperative groups.
+    #[inline(always)]
     pub fn grid(&self) -> [u32; 3] {
         self.get_each([GRID_WIDTH, GRID_HEIGHT, GRID_DEPTH])
     }
@@ -95,6 +96,7 @@ impl<W: Borrow<Words>> Descriptor<W> {
     }
 
     /// Threads of a block in each direction.
+    #[inline(always)]
     pub fn block(&self) -> [u32; 3] {
         self.get_each([
             CTA_THREAD_DIMENSION0,
@@ -109,6 +111,7 @@ impl<W: Borrow<Words>> Descriptor<W> {
     }
 
     /// Blocks of a cluster in each direction; all 1 where the grid has no clusters.
+    #[inline(always)]
     pub fn cluster(&self) -> [u32; 3] {
         if self.kind().has_clusters() {
             self.get_each([GPC_CGA_WIDTH, GPC_CGA_HEIGHT, GPC_CGA_DEPTH])
@@ -118,6 +121,7 @@ impl<W: Borrow<Words>> Descriptor<W> {
     }
 
     /// Blocks, or clusters, of a cooperative group in each direction; all 1 where there is none.
+    #[inline(always)]
     pub fn group(&self) -> [u32; 3] {
         if self.kind().is_cooperative() {
             self.get_each([GPU_CGA_WIDTH, GPU_CGA_HEIGHT, GPU_CGA_DEPTH])
@@ -127,6 +131,7 @@ impl<W: Borrow<Words>> Descriptor<W> {
     }
 
     /// The whole grid in blocks: what the program sees as `gridDim`.
+    #[inline(always)]
     pub fn blocks(&self) -> [u64; 3] {
         let (grid, cluster, group) = (self.grid(), self.cluster(), self.group());
         [0, 1, 2].map(|axis| {
@@ -136,12 +141,14 @@ impl<W: Borrow<Words>> Descriptor<W> {
     }
 
     /// The number of blocks of the whole grid, or `u64::MAX` if there are more.
+    #[inline(always)]
     pub fn block_count(&self) -> u64 {
         let [x, y, z] = self.blocks();
         x.saturating_mul(y).saturating_mul(z)
     }
 
     /// Shared memory of a block in bytes, with the 1 KiB that the driver adds for the system.
+    #[inline(always)]
     pub fn shared_bytes(&self) -> u32 {
         self.get32(SHARED_MEMORY_SIZE)
     }
@@ -157,7 +164,7 @@ impl<W: Borrow<Words>> Descriptor<W> {
     }
 
     /// The address of the program's first instruction.
-    #[inline]
+    #[inline(always)]
     pub fn program(&self) -> u64 {
         self.get(PROGRAM_ADDRESS)
     }
@@ -176,7 +183,7 @@ impl<W: Borrow<Words>> Descriptor<W> {
     }
 
     /// The TPCs that the descriptor's mask leaves; all of them while the mask is not valid.
-    #[inline]
+    #[inline(always)]
     pub fn allowed(&self) -> TpcMask {
         if self.is_set(TPC_DISABLE_MASK_VALID) {
             let words = self.words();
@@ -188,6 +195,7 @@ impl<W: Borrow<Words>> Descriptor<W> {
 
     /// Whether this is a node of a CUDA graph, which is uploaded once and runs often. A graph's
     /// head is not marked: it is a grid of no blocks whose dependent 0 schedules the first node.
+    #[inline(always)]
     pub fn is_graph_node(&self) -> bool {
         self.is_set(SELF_COPY_ON_COMPLETION)
     }
@@ -220,8 +228,9 @@ impl<W: Borrow<Words>> Descriptor<W> {
             .map(|(word, index)| word * 32 + unknown(index).trailing_zeros())
     }
 
-    fn get_each(&self, fields: [Field; 3]) -> [u32; 3] {
-        fields.map(|field| self.get32(field))
+    #[inline(always)]
+    fn get_each(&self, [x, y, z]: [Field; 3]) -> [u32; 3] {
+        [self.get32(x), self.get32(y), self.get32(z)]
     }
 
     /// Reads a field of at most 8 bits.
