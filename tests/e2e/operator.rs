@@ -19,14 +19,14 @@ fn a_partition_that_does_not_fit_is_refused_with_what_would_be_right() {
             "--class",
             "lc",
             "--guarantee",
-            "60",
+            "100",
         ],
     );
-    assert!(said.contains("60"), "{said}");
-    let said = lithos_refuses(&bed, &["partition", "set", "a", "--guarantee", "60"]);
-    assert!(said.contains("60"), "{said}");
-    let said = lithos_refuses(&bed, &["run", "--tpcs", "60", "--", "true"]);
-    assert!(said.contains("60"), "{said}");
+    assert!(said.contains("100"), "{said}");
+    let said = lithos_refuses(&bed, &["partition", "set", "a", "--guarantee", "100"]);
+    assert!(said.contains("100"), "{said}");
+    let said = lithos_refuses(&bed, &["run", "--tpcs", "100", "--", "true"]);
+    assert!(said.contains("100"), "{said}");
     // Nothing of it stays, and what was there still works.
     let status = bed.status().expect("a status");
     assert_eq!(status["partitions"].as_array().map(Vec::len), Some(2));

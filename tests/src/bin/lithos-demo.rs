@@ -115,7 +115,7 @@ fn measure(testbed: &Testbed, pair: &Pair, cli: &Cli, tpcs: usize) -> anyhow::Re
     if matches!(cli.gpu, GpuKind::Real) {
         let (lc, be) = pair.together(testbed, pace, plain, plain)?;
         add(Case {
-            name: "together, in turns",
+            name: "together, no LithOS or MPS",
             lc: Some(lc),
             be: Some(be),
         });
@@ -124,7 +124,7 @@ fn measure(testbed: &Testbed, pair: &Pair, cli: &Cli, tpcs: usize) -> anyhow::Re
     // The simulated GPU runs several programs at a time by itself.
     let (lc, be) = pair.together(testbed, pace, shared, shared)?;
     add(Case {
-        name: "together under MPS",
+        name: "together, no LithOS",
         lc: Some(lc),
         be: Some(be),
     });
@@ -158,7 +158,7 @@ fn series_of(case: &Case) -> Option<Series> {
 fn print_table(cases: &[Case]) {
     let row = |cells: [&str; 7]| {
         println!(
-            "{:<24}{:>11}{:>11}{:>13}{:>8}{:>14}{:>8}",
+            "{:<28}{:>11}{:>11}{:>13}{:>8}{:>14}{:>8}",
             cells[0], cells[1], cells[2], cells[3], cells[4], cells[5], cells[6]
         );
     };
