@@ -71,7 +71,6 @@ impl<'a> Assembly<'_, 'a> {
             (16, 2) | (32, 4) => 8,
             _ => return self.refuse(),
         };
-        // Bytes travel in registers of 16 bits.
         Ok(Type::new(Kind::Bits, bits))
     }
 
@@ -84,7 +83,12 @@ impl<'a> Assembly<'_, 'a> {
         let part = self.part(ty, elements.len())?;
         let mut rows = Vec::new();
         for element in elements {
-            rows.push(self.body.wide_value(element, part)?);
+            // Bytes travel in registers of 16 bits.
+            rows.push(if part.bits == 8 {
+                self.body.wide_value(element, part)?
+            } else {
+                self.body.value(element, part)?
+            });
         }
         let d = self.body.target(d, ty)?;
         let mut half = part.bits;
@@ -121,7 +125,11 @@ impl<'a> Assembly<'_, 'a> {
         let mut rows = vec![self.body.value(a, ty)?];
         let mut targets = Vec::new();
         for element in elements {
-            targets.push(self.body.wide_target(element, part)?.0);
+            targets.push(if part.bits == 8 {
+                self.body.wide_target(element, part)?.0
+            } else {
+                self.body.target(element, part)?
+            });
         }
         let mut half = ty.bits / 2;
         let mut cycles = 1;

@@ -343,7 +343,12 @@ impl<'a> Body<'a> {
 
     /// The row of a special register. A narrower type would lose bits; a wider one finds zeroes.
     fn special(&mut self, special: Special, bits: u8, ty: Type) -> Result<RowIndex, ParseError> {
-        if ty.bits < bits && special != Special::Grid {
+        let (special, bits) = match special {
+            // The one that programs read in either width.
+            Special::Grid if ty.bits == 32 => (Special::GridLow, 32),
+            _ => (special, bits),
+        };
+        if ty.bits < bits {
             return self.invalid("the special register is wider than the instruction's type");
         }
         if let Some(row) = self.specials.get(&special) {

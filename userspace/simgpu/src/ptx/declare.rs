@@ -40,22 +40,6 @@ fn form(cursor: &mut Cursor<'_>) -> Result<Form, ParseError> {
             "align" => align = Some(alignment(cursor)?),
             "v2" => elements = 2,
             "v4" => elements = 4,
-            // How a parameter is used as a pointer; only its alignment promises something.
-            "ptr" => {
-                cursor.take_dotted("global");
-                cursor.take_dotted("const");
-                cursor.take_dotted("shared");
-                cursor.take_dotted("local");
-                if cursor.take_dotted("align") {
-                    alignment(cursor)?;
-                }
-                // The type came before.
-                return Ok(Form {
-                    ty: Type::U32,
-                    elements: 0,
-                    align: 0,
-                });
-            }
             name => {
                 let bits = match name {
                     "f16" | "bf16" => "b16",
@@ -120,9 +104,6 @@ pub(super) fn variables<'a>(cursor: &mut Cursor<'a>) -> Result<Vec<Declaration<'
         return cursor.unsupported("attributes of variables are not simulated");
     }
     let form = form(cursor)?;
-    if form.elements == 0 {
-        return cursor.expected("a type");
-    }
     let mut declarations = Vec::new();
     loop {
         let (name, elements) = named(cursor)?;
@@ -154,22 +135,25 @@ pub(super) fn variables<'a>(cursor: &mut Cursor<'a>) -> Result<Vec<Declaration<'
 
 /// Reads `.u64 .ptr .align 4 name` behind `.param`.
 pub(super) fn parameter<'a>(cursor: &mut Cursor<'a>) -> Result<Declaration<'a>, ParseError> {
-    let form_of_value = form(cursor)?;
-    if form_of_value.elements == 0 {
-        return cursor.expected("a type");
-    }
-    if cursor.peek() == Some(TokenKind::Dotted("ptr")) {
-        form(cursor)?;
+    let form = form(cursor)?;
+    if cursor.take_dotted("ptr") {
+        // What it points to is a promise to optimisers.
+        for space in ["global", "const", "shared", "local"] {
+            cursor.take_dotted(space);
+        }
+        if cursor.take_dotted("align") {
+            alignment(cursor)?;
+        }
     }
     let (name, elements) = named(cursor)?;
     let bytes = match elements {
-        Some(elements) => Some(sized(cursor, name, elements, &form_of_value)?),
+        Some(elements) => Some(sized(cursor, name, elements, &form)?),
         None => None,
     };
     Ok(Declaration {
         name,
         bytes,
-        align: form_of_value.align,
+        align: form.align,
         initial: Vec::new(),
         addresses: Vec::new(),
     })

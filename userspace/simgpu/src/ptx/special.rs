@@ -4,6 +4,7 @@
 use super::block::BlockEnvironment;
 use super::code::{LANES, Row};
 use super::module::Kernel;
+use super::types::mask;
 
 /// A special register whose value a lane keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,6 +25,8 @@ pub(super) enum Special {
     Sm,
     SmCount,
     Grid,
+    /// The low half of the same.
+    GridLow,
     LanesEqual,
     LanesLess,
     LanesLessOrEqual,
@@ -141,6 +144,7 @@ impl Special {
             Self::Sm => same(e.sm),
             Self::SmCount => same(e.sm_count),
             Self::Grid => [e.grid_id; LANES],
+            Self::GridLow => [e.grid_id & mask(32); LANES],
             Self::LanesEqual => per_lane(&|lane| 1 << lane),
             Self::LanesLess => per_lane(&|lane| (1 << lane) - 1),
             Self::LanesLessOrEqual => per_lane(&|lane| (1 << lane) | ((1 << lane) - 1)),

@@ -92,6 +92,9 @@ fn operands_that_do_not_fit_are_invalid() {
         ("cvt.s32.f32 %r1, %f1;", "no such conversion"),
         ("cvt.rzi.f32.s32 %f1, %r1;", "no such conversion"),
         ("mov.u32 5, %r1;", "not a register"),
+        ("mov.b64 %rd1, {%rd2, %rd3};", "%rd2 has 64 bits"),
+        ("mov.b32 %r1, {%r2, %r3};", "%r2 has 32 bits"),
+        ("mov.u16 %h1, %tid.x;", "wider"),
     ] {
         let (kind, message) = of_instruction(instruction);
         assert!(message.contains(named), "{instruction}: {message}");
