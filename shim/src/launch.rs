@@ -15,6 +15,10 @@ use crate::channel::Managed;
 use crate::local::{Call, Local};
 use crate::widen::{Need, Widened};
 
+/// How many launches ahead memory is asked for: launches follow each other by microseconds, and it
+/// comes in a tenth of one, but several threads may launch.
+const AHEAD: u64 = 4;
+
 /// Prepares a launch of a managed context for its upload.
 #[inline]
 pub(crate) fn prepare(managed: &Managed, words: &mut Words, function: u64, local: &Local) {
@@ -71,6 +75,7 @@ pub(crate) fn prepare(managed: &Managed, words: &mut Words, function: u64, local
         }
     }
     ring.write(&record);
+    ring.prefetch(sequence + AHEAD, stamps.as_ref());
 }
 
 /// Gives the descriptor the mask of the grant, or a wider one where it would starve.

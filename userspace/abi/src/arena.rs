@@ -29,7 +29,7 @@ pub struct Counts {
 
 /// Lays out an arena: the regions, in the order of their kinds, and the size in bytes.
 pub fn layout(counts: Counts) -> ([lithos_region; LITHOS_REGIONS as usize], u64) {
-    let stamp = u32::try_from(size_of::<lithos_stamp>()).expect("a stamp has 16 bytes");
+    let stamp = u32::try_from(size_of::<lithos_stamp>()).expect("a stamp has 64 bytes");
     let wanted = [
         (stamp, counts.stamps),
         (2 * DESCRIPTOR_STRIDE, counts.gates),
@@ -86,6 +86,12 @@ impl<'a> Stamps<'a> {
     #[inline]
     pub fn address(&self, place: usize) -> u64 {
         (self.page.address() + place * size_of::<lithos_stamp>()) as u64
+    }
+
+    /// Asks for the stamp of a place to be near when it is looked at.
+    #[inline]
+    pub fn prefetch(&self, place: usize) {
+        self.page.prefetch(place * size_of::<lithos_stamp>());
     }
 
     /// Returns whether the launch of this sequence, whose place this is, has completed.

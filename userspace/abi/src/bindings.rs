@@ -289,16 +289,19 @@ pub struct lithos_stamp {
     pub sequence: __u32,
     pub zero: __u32,
     pub completed_gpu_ns: __u64,
+    pub reserved: [__u64; 6usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of lithos_stamp"][::core::mem::size_of::<lithos_stamp>() - 16usize];
+    ["Size of lithos_stamp"][::core::mem::size_of::<lithos_stamp>() - 64usize];
     ["Alignment of lithos_stamp"][::core::mem::align_of::<lithos_stamp>() - 8usize];
     ["Offset of field: lithos_stamp::sequence"]
         [::core::mem::offset_of!(lithos_stamp, sequence) - 0usize];
     ["Offset of field: lithos_stamp::zero"][::core::mem::offset_of!(lithos_stamp, zero) - 4usize];
     ["Offset of field: lithos_stamp::completed_gpu_ns"]
         [::core::mem::offset_of!(lithos_stamp, completed_gpu_ns) - 8usize];
+    ["Offset of field: lithos_stamp::reserved"]
+        [::core::mem::offset_of!(lithos_stamp, reserved) - 16usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq, Eq)]
