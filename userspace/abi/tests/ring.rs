@@ -44,8 +44,8 @@ fn stamped(sequence: u64) -> lithos_record {
 
 fn complete(stamps: &Memory, place: usize, sequence: u64) {
     let low = u32::try_from(sequence & 0xffff_ffff).expect("32 bits");
-    stamps.page().word(64 * place + 8).store(99, Relaxed);
-    stamps.page().half(64 * place).store(low, SeqCst);
+    stamps.page().word(size_of::<lithos_stamp>() * place + 8).store(99, Relaxed);
+    stamps.page().half(size_of::<lithos_stamp>() * place).store(low, SeqCst);
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn a_record_is_read_as_it_was_written() {
 #[test]
 fn a_place_is_free_again_when_its_launch_has_completed() {
     let memory = Memory::new(ring_bytes(RECORDS));
-    let gpu = Memory::new(64 * RECORDS as usize);
+    let gpu = Memory::new(size_of::<lithos_stamp>() * RECORDS as usize);
     let stamps = Stamps::new(gpu.page());
     assert_eq!(stamps.count(), RECORDS as usize);
     let writer = RingWriter::create(memory.page(), RECORDS).expect("a ring");
@@ -81,7 +81,7 @@ fn a_place_is_free_again_when_its_launch_has_completed() {
         writer.write(&stamped(n));
     }
     let place = writer.place(3);
-    assert_eq!(stamps.address(place), stamps.address(0) + 64 * place as u64);
+    assert_eq!(stamps.address(place), stamps.address(0) + (size_of::<lithos_stamp>() * place) as u64);
     assert!(!writer.claim(3 + lap, Some(&stamps)), "3 still runs");
     assert_eq!(stamps.completed_gpu_ns(place, 3), None);
     complete(&gpu, place, 3);
@@ -173,7 +173,7 @@ fn many_writers_and_a_reader_see_whole_records_only() {
     const THREADS: u64 = 3;
     const LAUNCHES: u64 = 20_000;
     let memory = Memory::new(ring_bytes(RECORDS));
-    let gpu = Memory::new(64 * RECORDS as usize);
+    let gpu = Memory::new(size_of::<lithos_stamp>() * RECORDS as usize);
     let writer = RingWriter::create(memory.page(), RECORDS).expect("a ring");
     let reader = RingReader::new(memory.page(), RECORDS).expect("a ring");
     let done = AtomicBool::new(false);

@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use lithos_abi::Page;
-use lithos_abi::bindings::lithos_tpcs;
+use lithos_abi::bindings::{lithos_stamp, lithos_tpcs};
 use lithos_abi::ring::{RingWriter, ring_bytes};
 use proptest::prelude::*;
 
@@ -48,7 +48,7 @@ impl Tenant {
     fn new() -> Self {
         let tenant = Self {
             ring: Memory::new(ring_bytes(RECORDS)),
-            stamps: Memory::new(16 * RECORDS as usize),
+            stamps: Memory::new(size_of::<lithos_stamp>() * RECORDS as usize),
         };
         tenant.writer();
         tenant
@@ -90,7 +90,7 @@ impl Tenant {
         let low = u32::try_from(sequence & 0xffff_ffff).unwrap();
         self.stamps
             .page()
-            .half(16 * place)
+            .half(size_of::<lithos_stamp>() * place)
             .store(low, Ordering::Release);
     }
 
