@@ -13,6 +13,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use lithos_descriptor::TpcMask;
+
 /// The bits of a TPC mask.
 pub const MASK_BITS: u32 = 128;
 /// SMs of one TPC.
@@ -42,6 +44,9 @@ pub const CLUSTER_BLOCKS_MAX: u32 = 16;
 
 /// Virtual GPCs that have a row of nine bits each, below [`LONE_FIRST_BIT`].
 const GPC_ROWS: u32 = 8;
+/// The TPCs that the driver leaves to clusters which one TPC may not hold: those in the rows of GPCs.
+pub const CLUSTER_TPC_BITS: TpcMask =
+    TpcMask::from_bits([u64::MAX, (1 << (GPC_ROWS * TPCS_PER_GPC_MAX - 64)) - 1]);
 /// The bit of the first TPC that stands alone, on the measured board.
 const LONE_FIRST_BIT: u32 = 75;
 /// Bits from one lone TPC to the next.

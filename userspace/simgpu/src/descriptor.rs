@@ -9,10 +9,10 @@
 //! 12, parameters at 0x210. What is not simulated (dependents, waiting latches, reductions) is
 //! refused, never ignored.
 
-use lithos_descriptor::hopper::{WORDS, Words, fields as f};
+use lithos_descriptor::hopper::{self, Kind, WORDS, Words, fields as f};
 use lithos_descriptor::{Layout, TpcMask, Version};
 
-use crate::board::SHARED_RESERVED_BYTES;
+use crate::board::{CLUSTER_TPC_BITS, SHARED_RESERVED_BYTES};
 use crate::wire::DESCRIPTOR_BYTES;
 
 /// Where the parameters begin in constant bank 0.
@@ -24,12 +24,8 @@ const SHARED_UNIT_BYTES: u32 = 128;
 /// Release semaphores of a descriptor.
 const RELEASES: u16 = 3;
 
-/// QMD_TYPE of a descriptor that runs nothing.
-const TYPE_NULL: u64 = 1;
-/// QMD_TYPE of a grid of blocks.
-const TYPE_GRID: u64 = 2;
-/// QMD_TYPE of a grid of clusters.
-const TYPE_CLUSTERS: u64 = 3;
+/// Blocks of the largest cluster for which the driver sets no mask: what one TPC holds for sure.
+const UNMASKED_CLUSTER_BLOCKS: u32 = 2;
 
 const _: () = assert!(WORDS * 4 == DESCRIPTOR_BYTES);
 
@@ -44,6 +40,8 @@ pub struct Launch {
     pub block: [u32; 3],
     /// Blocks of a cluster, if the launch has clusters; each divides the grid.
     pub cluster: Option<[u32; 3]>,
+    /// Whether all blocks have to be resident at once.
+    pub cooperative: bool,
     /// Shared memory of a block, static and dynamic.
     pub shared_bytes: u32,
     /// Registers of a thread.
@@ -75,27 +73,15 @@ pub fn shared_allocation(bytes: u32) -> u32 {
 }
 
 /// Builds the driver's descriptor of a launch.
+///
+/// # Panics
+///
+/// If a number does not fit into its field or the grid is not made of whole clusters: the driver has
+/// refused such a launch before.
 pub fn build(launch: &Launch) -> [u8; DESCRIPTOR_BYTES] {
-    let mut words: Words = [0; WORDS];
-    let cluster = launch.cluster.unwrap_or([1; 3]);
-    let kind = if launch.cluster.is_some() {
-        TYPE_CLUSTERS
-    } else {
-        TYPE_GRID
-    };
-    let [width, height, depth] = [0, 1, 2].map(|i| u64::from(launch.grid[i] / cluster[i]));
+    let mut descriptor = hopper::Descriptor::blank();
+    let words = descriptor.words_mut();
     for (field, value) in [
-        (f::QMD_MAJOR_VERSION, u64::from(Version::V04_00.major)),
-        (f::QMD_MINOR_VERSION, u64::from(Version::V04_00.minor)),
-        (f::QMD_TYPE, kind),
-        (f::QMD_GROUP_ID, 0x3f),
-        (f::SASS_VERSION, 0x90),
-        (f::API_VISIBLE_CALL_LIMIT, 1),
-        (f::SAMPLER_INDEX, 1),
-        (f::CWD_MEMBAR_TYPE, 1),
-        (f::GRID_WIDTH, width),
-        (f::GRID_HEIGHT, height),
-        (f::GRID_DEPTH, depth),
         (f::CTA_THREAD_DIMENSION0, launch.block[0].into()),
         (f::CTA_THREAD_DIMENSION1, launch.block[1].into()),
         (f::CTA_THREAD_DIMENSION2, launch.block[2].into()),
@@ -121,18 +107,18 @@ pub fn build(launch: &Launch) -> [u8; DESCRIPTOR_BYTES] {
         (f::RELEASE_SEMAPHORE_ADDR.at(0), launch.release),
         (f::RELEASE_SEMAPHORE_PAYLOAD.at(0), launch.payload.into()),
     ] {
-        field.set(&mut words, value);
+        field.set(words, value);
     }
-    if launch.cluster.is_some() {
-        f::GPC_CGA_WIDTH.set(&mut words, cluster[0].into());
-        f::GPC_CGA_HEIGHT.set(&mut words, cluster[1].into());
-        f::GPC_CGA_DEPTH.set(&mut words, cluster[2].into());
+    descriptor
+        .set_blocks(launch.grid, launch.cluster, launch.cooperative)
+        .expect("a shape that was checked");
+    let cluster_blocks: u32 = launch.cluster.unwrap_or([1; 3]).iter().product();
+    if cluster_blocks > UNMASKED_CLUSTER_BLOCKS {
+        descriptor
+            .set_allowed(Some(CLUSTER_TPC_BITS))
+            .expect("fields as wide as a mask");
     }
-    let mut bytes = [0; DESCRIPTOR_BYTES];
-    for (chunk, word) in bytes.chunks_exact_mut(4).zip(words) {
-        chunk.copy_from_slice(&word.to_le_bytes());
-    }
-    bytes
+    descriptor.to_bytes()
 }
 
 /// Why the GPU does not run a descriptor.
@@ -145,8 +131,8 @@ pub enum DescriptorError {
     #[error("a launch descriptor whose version byte is {0:#x}: this GPU runs 0x40")]
     Version(u8),
     /// A kind of descriptor that is not simulated.
-    #[error("a launch descriptor of type {0}: NULL, grids and grids of clusters are simulated")]
-    Type(u64),
+    #[error("a launch descriptor of kind {0:?}: queues are not simulated")]
+    Kind(Kind),
     /// Something is asked for that is not simulated.
     #[error("{0} is set, which is not simulated")]
     Unsupported(&'static str),
@@ -188,6 +174,8 @@ pub struct Work {
     pub block: [u32; 3],
     /// Blocks of a cluster; `None` for a plain grid.
     pub cluster: Option<[u32; 3]>,
+    /// Whether all blocks have to be resident at once.
+    pub cooperative: bool,
     /// The first block (or cluster) to run.
     pub resume: [u32; 3],
     /// The end of the grid in blocks (or clusters).
@@ -239,17 +227,15 @@ impl Descriptor {
                 return Err(DescriptorError::Unsupported(field.name()));
             }
         }
-        let work = match f::QMD_TYPE.get(&words) {
-            TYPE_NULL => None,
-            TYPE_GRID => Some(Work::read(&words, None)?),
-            TYPE_CLUSTERS => {
-                let shape = [f::GPC_CGA_WIDTH, f::GPC_CGA_HEIGHT, f::GPC_CGA_DEPTH];
-                Some(Work::read(
-                    &words,
-                    Some(shape.map(|field| word(&words, field))),
-                )?)
+        let kind = hopper::Descriptor::new(&words)
+            .map_err(|_| DescriptorError::Version(bytes[72]))?
+            .kind();
+        let work = match kind {
+            Kind::Null => None,
+            Kind::Grid | Kind::Clusters | Kind::Cooperative | Kind::CooperativeClusters => {
+                Some(Work::read(&words, kind)?)
             }
-            other => return Err(DescriptorError::Type(other)),
+            Kind::Queue | Kind::Unknown(_) => return Err(DescriptorError::Kind(kind)),
         };
         let mut releases = Vec::new();
         for slot in 0..RELEASES {
@@ -265,11 +251,32 @@ impl Descriptor {
 }
 
 impl Work {
-    fn read(words: &Words, cluster: Option<[u32; 3]>) -> Result<Self, DescriptorError> {
+    fn read(words: &Words, kind: Kind) -> Result<Self, DescriptorError> {
         let bank_bytes = word(words, f::CONSTANT_BUFFER_SIZE_SHIFTED4.at(0)) << 4;
         let valid = f::CONSTANT_BUFFER_VALID.at(0).get(words) != 0;
         if !valid || (bank_bytes as usize) < PARAMETER_OFFSET {
             return Err(DescriptorError::Bank);
+        }
+        let three = |fields: [lithos_descriptor::Field; 3]| fields.map(|field| word(words, field));
+        let mut resume = three([
+            f::GRID_WIDTH_RESUME,
+            f::GRID_HEIGHT_RESUME,
+            f::GRID_DEPTH_RESUME,
+        ]);
+        let mut end = three([f::GRID_WIDTH, f::GRID_HEIGHT, f::GRID_DEPTH]);
+        if kind.is_cooperative() {
+            // The grid counts groups of blocks that are resident together. The driver makes one; what
+            // hardware does with several is not known.
+            if end.iter().any(|&groups| groups > 1) {
+                return Err(DescriptorError::Unsupported(
+                    "more than one cooperative group",
+                ));
+            }
+            let group = three([f::GPU_CGA_WIDTH, f::GPU_CGA_HEIGHT, f::GPU_CGA_DEPTH]);
+            for ((resume, end), size) in resume.iter_mut().zip(&mut end).zip(group) {
+                *resume = resume.saturating_mul(size);
+                *end *= size;
+            }
         }
         let masked = f::TPC_DISABLE_MASK_VALID.get(words) != 0;
         Ok(Self {
@@ -278,20 +285,17 @@ impl Work {
                 f::CONSTANT_BUFFER_ADDR_SHIFTED6.at(0).get(words) << 6,
                 bank_bytes,
             ),
-            block: [
+            block: three([
                 f::CTA_THREAD_DIMENSION0,
                 f::CTA_THREAD_DIMENSION1,
                 f::CTA_THREAD_DIMENSION2,
-            ]
-            .map(|field| word(words, field)),
-            cluster,
-            resume: [
-                f::GRID_WIDTH_RESUME,
-                f::GRID_HEIGHT_RESUME,
-                f::GRID_DEPTH_RESUME,
-            ]
-            .map(|field| word(words, field)),
-            end: [f::GRID_WIDTH, f::GRID_HEIGHT, f::GRID_DEPTH].map(|field| word(words, field)),
+            ]),
+            cluster: kind
+                .has_clusters()
+                .then(|| three([f::GPC_CGA_WIDTH, f::GPC_CGA_HEIGHT, f::GPC_CGA_DEPTH])),
+            cooperative: kind.is_cooperative(),
+            resume,
+            end,
             shared_allocation: word(words, f::SHARED_MEMORY_SIZE),
             registers: word(words, f::REGISTER_COUNT),
             tpcs: if masked {
@@ -380,6 +384,7 @@ mod tests {
         grid: [12, 8, 6],
         block: [32, 4, 2],
         cluster: None,
+        cooperative: false,
         shared_bytes: 1000,
         registers: 40,
         bank: 0x7f12_3456_7840,
@@ -419,6 +424,44 @@ mod tests {
             .work
             .expect("a grid");
         assert_eq!((work.cluster, work.end), (Some([4, 2, 1]), [3, 4, 6]));
+    }
+
+    #[test]
+    fn a_cooperative_grid_is_one_group_of_all_its_blocks() {
+        let read = |cluster| {
+            let bytes = build(&Launch {
+                cluster,
+                cooperative: true,
+                ..LAUNCH
+            });
+            let descriptor = hopper::Descriptor::from_bytes(&bytes).expect("a descriptor");
+            assert_eq!(descriptor.grid(), [1; 3]);
+            assert_eq!(descriptor.blocks(), LAUNCH.grid.map(u64::from));
+            let work = Descriptor::read(&bytes).expect("a descriptor").work;
+            work.expect("a grid")
+        };
+        let work = read(None);
+        assert!(work.cooperative && work.cluster.is_none());
+        assert_eq!((work.resume, work.end), ([0; 3], LAUNCH.grid));
+        let work = read(Some([4, 2, 1]));
+        assert!(work.cooperative && work.cluster == Some([4, 2, 1]));
+        assert_eq!((work.resume, work.end), ([0; 3], [3, 4, 6]));
+    }
+
+    #[test]
+    fn the_driver_masks_clusters_of_more_than_two_blocks() {
+        let allowed = |cluster| {
+            let bytes = build(&Launch {
+                cluster: Some(cluster),
+                ..LAUNCH
+            });
+            let work = Descriptor::read(&bytes).expect("a descriptor").work;
+            work.expect("a grid").tpcs
+        };
+        assert_eq!(allowed([2, 1, 1]), TpcMask::ALL);
+        let mask = allowed([3, 1, 1]);
+        assert!((0..72).all(|bit| mask.contains(bit)));
+        assert!((72..128).all(|bit| !mask.contains(bit)));
     }
 
     #[test]

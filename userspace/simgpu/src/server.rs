@@ -70,7 +70,6 @@ impl Server {
             Err(panic) => std::panic::resume_unwind(panic),
         }
     }
-
 }
 
 /// Ends the process's wait for a signal if the engine panics: there is nothing left to serve.

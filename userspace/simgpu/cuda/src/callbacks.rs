@@ -4,14 +4,16 @@
 //! There is one subscriber per process. It can ask to be called with every launch descriptor before
 //! it is sent (domain 0xb, id 1), and at the beginning and the end of every function of the driver
 //! API (domain 6, the function's number). Layouts are those that were measured on the real driver:
-//! words of eight bytes, the first of which is the size of all.
+//! words of eight bytes, the first of which is the size of all. Around a function of the API two of
+//! them point to what the subscriber may change: the call's result, and whether the call is skipped.
 //!
 //! The descriptor callback runs inside the launch, with the stream held: a driver call in it would
 //! wait for itself, as it would with the real driver. In the API callbacks nothing is held.
 
+use std::cell::Cell;
 use std::ffi::{CStr, c_int, c_uint, c_void};
 use std::sync::RwLock;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use simgpu::wire::DESCRIPTOR_BYTES;
 
@@ -37,7 +39,9 @@ const FUNCTIONS_MAX: usize = 1024;
 /// Words that an API callback gets.
 const API_WORDS: usize = 13;
 /// Words that a descriptor callback gets.
-const DESCRIPTOR_WORDS: usize = 5;
+const DESCRIPTOR_WORDS: usize = 11;
+/// What stands in the place of a call's result before there is one (`CUDA_ERROR_UNKNOWN`).
+const NO_RESULT: c_uint = 999;
 
 /// What a subscriber is called with: its own word, domain, id, and words that depend on the domain.
 type Callback = extern "C" fn(*mut c_void, c_int, c_int, *const c_void);
@@ -52,6 +56,8 @@ struct Subscriber {
 static SUBSCRIBER: RwLock<Option<Subscriber>> = RwLock::new(None);
 static HANDLES: AtomicU32 = AtomicU32::new(1);
 static DESCRIPTORS: AtomicBool = AtomicBool::new(false);
+/// Numbers the descriptors that the subscriber sees.
+static DESCRIPTOR_NUMBERS: AtomicUsize = AtomicUsize::new(0);
 static FUNCTIONS: [AtomicU64; FUNCTIONS_MAX / 64] =
     [const { AtomicU64::new(0) }; FUNCTIONS_MAX / 64];
 
@@ -143,13 +149,15 @@ pub(crate) fn descriptor(
         words[1] = context.addr();
         words[3] = function.addr();
         words[4] = bytes.as_mut_ptr().expose_provenance();
+        words[5] = DESCRIPTOR_NUMBERS.fetch_add(1, Ordering::Relaxed);
         let (domain, id) = DOMAIN_DESCRIPTOR;
         let user = std::ptr::with_exposed_provenance_mut(subscriber.user);
         (subscriber.callback)(user, domain, id, words.as_ptr().cast());
     }
 }
 
-/// Runs a function of the driver API, telling the subscriber before and after.
+/// Runs a function of the driver API, telling the subscriber before and after. Before, it can have
+/// the function skipped; what it leaves as the result is what the call returns.
 pub(crate) fn around(
     number: u32,
     name: &'static CStr,
@@ -164,6 +172,7 @@ pub(crate) fn around(
         let word = &FUNCTIONS[index / 64];
         word.load(Ordering::Acquire) >> (index % 64) & 1 != 0
     };
+    let (result, skip) = (Cell::new(NO_RESULT), Cell::new(0_u32));
     let tell = |is_exit: bool| {
         if !is_enabled() {
             return;
@@ -171,21 +180,30 @@ pub(crate) fn around(
         let Some(subscriber) = subscriber() else {
             return;
         };
-        let context = context::peek_current().map_or(0, |context| context.handle().addr());
+        let (context, context_id) = context::peek_current().map_or((0, 0), |context| {
+            let id = usize::try_from(context.id).unwrap_or(usize::MAX);
+            (context.handle().addr(), id)
+        });
         let mut words = [0_usize; API_WORDS];
         words[0] = size_of_val(&words);
+        words[1] = context_id;
+        words[5] = result.as_ptr().expose_provenance();
         words[6] = name.as_ptr().expose_provenance();
         words[7] = arguments.expose_provenance();
         words[8] = context;
         words[10] = index | usize::from(is_exit) << 32;
+        words[11] = skip.as_ptr().expose_provenance();
         let id = c_int::try_from(number).unwrap_or(c_int::MAX);
         let user = std::ptr::with_exposed_provenance_mut(subscriber.user);
         (subscriber.callback)(user, DOMAIN_API, id, words.as_ptr().cast());
     };
     tell(false);
-    let result = function();
+    if skip.get() == 0 {
+        let number = function().map_or_else(Error::number, |()| 0);
+        result.set(number.cast_unsigned());
+    }
     tell(true);
-    result.map_or_else(Error::number, |()| 0)
+    result.get().cast_signed()
 }
 
 /// An entry of a table that nobody is known to use.

@@ -34,7 +34,7 @@ pub(crate) struct Context {
     /// The GPU's place among those that this process sees.
     pub(crate) gpu: usize,
     /// A number that no other context of this process ever had.
-    id: u64,
+    pub(crate) id: u64,
     flags: AtomicU32,
     alive: AtomicBool,
     pub(crate) legacy: Arc<Stream>,

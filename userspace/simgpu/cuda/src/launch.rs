@@ -312,6 +312,7 @@ fn submit(
         grid: shape.grid,
         block: shape.block,
         cluster: shape.cluster,
+        cooperative: shape.cooperative,
         shared_bytes: function.info.static_shared_bytes + shape.dynamic_shared_bytes,
         registers: function.info.registers,
         bank: place.address,

@@ -9,14 +9,15 @@
 //! Blocks are started for grids in the order of client priority, stream priority and arrival. A grid
 //! whose next block finds no room *claims* the SMs that it may use: later grids do not overtake it
 //! there (NVIDIA calls the policy "leftover"). A grid that could not even run on an empty GPU, because
-//! its mask leaves no TPC or none with room for its clusters, hangs and claims nothing.
+//! its mask leaves no TPC, none with room for its clusters, or too few for a cooperative grid, hangs
+//! and claims nothing.
 //!
 //! Units: nanoseconds of the wall clock, modelled cycles inside the interpreter.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
 
-use super::grid::{Grid, Needs};
+use super::grid::{Grid, Needs, Shape};
 use super::usage::Usage;
 use crate::board::{Board, SM_BLOCKS, SM_REGISTERS, SM_SHARED_BYTES, SM_WARPS, SMS_PER_TPC};
 use crate::ptx::{Block, BlockError, Fault, Outcome};
@@ -208,8 +209,13 @@ impl Gpu {
     }
 
     /// Takes a grid in and starts what has room.
-    pub(super) fn add(&mut self, id: GridId, grid: Grid) -> Option<(GridId, Failure)> {
+    pub(super) fn add(&mut self, id: GridId, mut grid: Grid) -> Option<(GridId, Failure)> {
         let at_ns = grid.from_ns;
+        if let Some(shape) = &mut grid.shape {
+            let empty = self.sms.iter().map(|sm| Sm::empty(sm.gpc)).collect();
+            let claimed = vec![false; self.sms.len()];
+            shape.possible = self.has_room(shape, empty, &claimed);
+        }
         self.grids.insert(id, grid);
         self.dispatch(at_ns)
     }
@@ -252,26 +258,27 @@ impl Gpu {
             .filter(|(_, grid)| {
                 grid.shape
                     .as_ref()
-                    .is_some_and(|shape| shape.next.is_some())
+                    .is_some_and(|shape| shape.possible && shape.next.is_some())
             })
             .map(|(&id, _)| id)
             .collect();
         for id in waiting {
+            let mut room = None;
             // PANIC: the ids were collected just above, and only whole grids are removed.
             while let Some(shape) = &self.grids[&id].shape
                 && shape.next.is_some()
+                && *room.get_or_insert_with(|| {
+                    shape.clusters_at_once() == 1
+                        || self.has_room(shape, self.sms.clone(), &claimed)
+                })
+                && let Some(places) = self.places(shape, &self.sms, &claimed)
             {
-                let Some(places) = self.places(id, &claimed) else {
-                    break;
-                };
                 if let Err(failure) = self.start(id, &places, at_ns) {
                     return Some((id, failure));
                 }
             }
-            let shape = self.grids[&id].shape.as_ref().filter(|s| s.next.is_some());
-            if let Some(shape) = shape
-                && self.is_possible(id)
-            {
+            let shape = self.grids[&id].shape.as_ref();
+            if let Some(shape) = shape.filter(|shape| shape.next.is_some()) {
                 for &sm in &shape.sms {
                     claimed[sm as usize] = true;
                 }
@@ -283,40 +290,37 @@ impl Gpu {
         None
     }
 
-    /// The SMs for the next cluster of a grid, as indices into the grid's own list, if it has room.
-    fn places(&self, id: GridId, claimed: &[bool]) -> Option<Vec<usize>> {
-        let shape = self.grids[&id].shape.as_ref()?;
-        if !shape.has_clusters() {
-            return shape
-                .sms
-                .iter()
-                .enumerate()
-                .filter(|&(_, &sm)| !claimed[sm as usize])
-                .filter(|&(_, &sm)| self.sms[sm as usize].fits(shape.needs))
-                .max_by_key(|&(index, &sm)| (self.sms[sm as usize].warps, Reverse(index)))
-                .map(|(index, _)| vec![index]);
-        }
-        let free = |sm: u32| self.sms[sm as usize];
-        self.cluster_places(id, &free, claimed)
+    /// Whether everything that a grid must start at once has room, given what is free.
+    fn has_room(&self, shape: &Shape, mut free: Vec<Sm>, claimed: &[bool]) -> bool {
+        (0..shape.clusters_at_once()).all(|_| {
+            let Some(places) = self.places(shape, &free, claimed) else {
+                return false;
+            };
+            for index in places {
+                free[shape.sms[index] as usize].take(shape.needs);
+            }
+            true
+        })
     }
 
-    /// Where a whole cluster fits inside one GPC, given what is free.
-    fn cluster_places(
-        &self,
-        id: GridId,
-        free: &dyn Fn(u32) -> Sm,
-        claimed: &[bool],
-    ) -> Option<Vec<usize>> {
-        let shape = self.grids[&id].shape.as_ref()?;
+    /// The SMs for the next cluster of a grid, as indices into the grid's own list, if it has room
+    /// given what is free. A whole cluster must fit inside one GPC.
+    fn places(&self, shape: &Shape, free: &[Sm], claimed: &[bool]) -> Option<Vec<usize>> {
+        let usable = shape
+            .sms
+            .iter()
+            .enumerate()
+            .filter(|&(_, &sm)| !claimed[sm as usize])
+            .map(|(index, &sm)| (index, free[sm as usize]))
+            .filter(|(_, sm)| sm.fits(shape.needs));
+        if !shape.has_clusters() {
+            return usable
+                .max_by_key(|&(index, sm)| (sm.warps, Reverse(index)))
+                .map(|(index, _)| vec![index]);
+        }
         (0..self.board.gpcs()).find_map(|gpc| {
-            let mut sms: Vec<(usize, Sm)> = shape
-                .sms
-                .iter()
-                .enumerate()
-                .filter(|&(_, &sm)| !claimed[sm as usize])
-                .map(|(index, &sm)| (index, free(sm)))
-                .filter(|(_, sm)| sm.gpc == gpc)
-                .collect();
+            let mut sms: Vec<(usize, Sm)> =
+                usable.clone().filter(|(_, sm)| sm.gpc == gpc).collect();
             (0..shape.cluster_blocks())
                 .map(|_| {
                     let (index, sm) = sms
@@ -328,19 +332,6 @@ impl Gpu {
                 })
                 .collect()
         })
-    }
-
-    /// Whether a grid could run if nothing else did.
-    fn is_possible(&self, id: GridId) -> bool {
-        let Some(shape) = &self.grids[&id].shape else {
-            return true;
-        };
-        if !shape.has_clusters() {
-            return !shape.sms.is_empty();
-        }
-        let empty = |sm: u32| Sm::empty(self.sms[sm as usize].gpc);
-        let claimed = vec![false; self.sms.len()];
-        self.cluster_places(id, &empty, &claimed).is_some()
     }
 
     fn start(&mut self, id: GridId, places: &[usize], at_ns: u64) -> Result<(), Failure> {

@@ -3,7 +3,8 @@
 //!
 //! The idea: blocks start in raster order from RESUME to the end of the descriptor's box, x fastest,
 //! and keep the index that they have in the whole grid. The unit that is started at once is a
-//! *cluster*; in a plain grid that is one block.
+//! *cluster*; in a plain grid that is one block. A *cooperative* grid starts its clusters one by one
+//! too, but not before there is room for all of them.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -57,6 +58,10 @@ pub(super) struct Shape {
     pub(super) next: Option<[u32; 3]>,
     end: [u32; 3],
     environment: BlockEnvironment,
+    /// Whether all blocks have to be resident at once.
+    cooperative: bool,
+    /// Whether it could run if nothing else did; found when the GPU takes the grid in.
+    pub(super) possible: bool,
 }
 
 /// Why a descriptor cannot be run. Hardware would end the context too.
@@ -143,6 +148,8 @@ impl Shape {
             next: inside.then_some(work.resume),
             end: work.end,
             environment,
+            cooperative: work.cooperative,
+            possible: false,
         })
     }
 
@@ -154,6 +161,15 @@ impl Shape {
     /// Whether blocks are started in clusters.
     pub(super) fn has_clusters(&self) -> bool {
         self.environment.explicit_cluster
+    }
+
+    /// Clusters that have to find room at once for the next of them to start.
+    pub(super) fn clusters_at_once(&self) -> u64 {
+        if self.cooperative {
+            self.end.iter().fold(1, |n, &d| n.saturating_mul(d.into()))
+        } else {
+            1
+        }
     }
 
     /// What the blocks of the next cluster are told, and moves on to the one after it. `sms` are

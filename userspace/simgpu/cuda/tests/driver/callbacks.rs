@@ -6,17 +6,21 @@ use std::ffi::{CString, c_char, c_int, c_void};
 use cudarc::driver::sys::{self, CUdriverProcAddressQueryResult as Query, CUresult};
 
 use crate::cuda::{NULL, Parameter, Program, get, ok, read, synchronize, words};
-use crate::hook::{self, Seen};
+use crate::hook::{self, Meddling, Seen};
 use crate::simulation::{Simulation, options};
 
 /// cuLaunchKernel's number.
 const LAUNCH: c_int = 307;
 /// cuLaunchKernel_ptsz's number.
 const LAUNCH_PTSZ: c_int = 442;
+/// cuCtxCreate_v4's number.
+const CONTEXT_CREATE: c_int = 757;
 
 pub(crate) const PROGRAMS: &[crate::Program] = &[
     ("subscribers", subscribers),
     ("watched", watched),
+    ("meddled", meddled),
+    ("creating", creating),
     ("addresses", addresses),
     ("forking", forking),
 ];
@@ -28,6 +32,15 @@ pub(crate) const TESTS: &[crate::Test] = &[
     ("api_callbacks_come_in_order_with_their_arguments", || {
         Simulation::new(&options()).run("watched");
     }),
+    ("a_subscriber_can_skip_a_call_and_change_its_result", || {
+        Simulation::new(&options()).run("meddled");
+    }),
+    (
+        "the_end_of_a_contexts_creation_tells_the_new_context",
+        || {
+            Simulation::new(&options()).run("creating");
+        },
+    ),
     ("functions_are_found_by_version_and_default_stream", || {
         Simulation::new(&options()).run("addresses");
     }),
@@ -75,6 +88,8 @@ fn watched() {
         name: "cuLaunchKernel".to_owned(),
         is_exit: true,
         context: program.context.addr(),
+        context_id: id_of(program.context),
+        result: 0,
         // The function, then two numbers of four bytes each.
         arguments: [function.addr(), 2 | 1 << 32, 1 | 32 << 32],
     };
@@ -97,6 +112,64 @@ fn watched() {
     assert_eq!(hook::enable(false, handle, 6, LAUNCH), 0);
     program.launch("fill", [2, 1, 1], 32, NULL, &parameters);
     assert_eq!(hook::take_seen(), []);
+}
+
+/// A context's id.
+fn id_of(context: sys::CUcontext) -> usize {
+    // SAFETY: the context lives.
+    let id = get(|out| unsafe { sys::cuCtxGetId(context, out) });
+    usize::try_from(id).expect("an id")
+}
+
+fn meddled() {
+    let program = Program::new();
+    let handle = hook::subscribe();
+    assert_eq!(hook::enable(true, handle, 6, LAUNCH), 0);
+    let out = words(32);
+    let launch = |value| {
+        let parameters = [Parameter::Address(out), Parameter::Word(value)];
+        let result = program.try_launch("fill", [1, 1, 1], 32, 0, NULL, &parameters);
+        let seen = hook::take_seen();
+        let results: Vec<_> = seen
+            .iter()
+            .map(|seen| (seen.is_exit, seen.result))
+            .collect();
+        assert_eq!(results[0], (false, 999));
+        (result, results[1], hook::descriptors(), read(out, 1)[0])
+    };
+    let success = CUresult::CUDA_SUCCESS;
+    assert_eq!(launch(1), (success, (true, 0), 1, 1));
+    // A call that is skipped makes no descriptor and harms nothing.
+    let refusal = CUresult::CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE;
+    hook::meddle(Some(Meddling::Skip(refusal as u32)));
+    assert_eq!(launch(2), (refusal, (true, refusal as u32), 1, 1));
+    hook::meddle(None);
+    assert_eq!(launch(3), (success, (true, 0), 2, 3));
+    // A call whose result is changed at its end has happened all the same.
+    let other = CUresult::CUDA_ERROR_INVALID_VALUE;
+    hook::meddle(Some(Meddling::Change(other as u32)));
+    assert_eq!(launch(4), (other, (true, 0), 3, 4));
+}
+
+fn creating() {
+    // SAFETY: initialises the driver.
+    ok(unsafe { sys::cuInit(0) });
+    let handle = hook::subscribe();
+    assert_eq!(hook::enable(true, handle, 6, CONTEXT_CREATE), 0);
+    // SAFETY: makes a context and leaves it current.
+    let make = || get(|out| unsafe { sys::cuCtxCreate_v4(out, std::ptr::null_mut(), 0, 0) });
+    let seen = || {
+        let seen = hook::take_seen().into_iter();
+        let contexts = seen.map(|seen| (seen.context, seen.context_id));
+        contexts.collect::<Vec<_>>()
+    };
+    let first = make();
+    let first_seen = (first.addr(), id_of(first));
+    assert_ne!(first_seen.1, 0);
+    assert_eq!(seen(), [(0, 0), first_seen]);
+    let second = make();
+    let second_seen = (second.addr(), id_of(second));
+    assert_eq!(seen(), [first_seen, second_seen]);
 }
 
 /// Looks a function up.

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use cudarc::driver::sys::{self, CUresult};
 use lithos_descriptor::TpcMask;
-use lithos_descriptor::hopper::{Words, fields as f};
+use lithos_descriptor::hopper::{Descriptor, Kind, Words, fields as f};
 use simgpu::config::Options;
 
 use crate::cuda::{NULL, Parameter, Program, get, ok, read, stream, synchronize, words, write};
@@ -20,6 +20,9 @@ pub(crate) const PROGRAMS: &[crate::Program] = &[
     ("stamped", stamped),
     ("clustered", clustered),
     ("hanging", hanging),
+    ("cooperative", cooperative),
+    ("cooperative_clusters", cooperative_clusters),
+    ("crowded", crowded),
 ];
 
 pub(crate) const TESTS: &[crate::Test] = &[
@@ -39,14 +42,22 @@ pub(crate) const TESTS: &[crate::Test] = &[
         Simulation::new(&options()).run("stamped");
     }),
     ("clusters_stay_inside_a_gpc", || {
-        let gpcs = Some("2,2+1".parse().expect("a layout"));
-        let options = Options {
-            gpcs,
-            tpcs: Some(5),
-            ..options()
-        };
-        Simulation::new(&options).run("clustered");
+        Simulation::new(&options_with_gpcs()).run("clustered");
     }),
+    ("all_blocks_of_a_cooperative_grid_meet", || {
+        Simulation::new(&options()).run("cooperative");
+    }),
+    ("all_clusters_of_a_cooperative_grid_meet", || {
+        Simulation::new(&options_with_gpcs()).run("cooperative_clusters");
+    }),
+    (
+        "a_cooperative_grid_that_its_mask_has_no_room_for_hangs",
+        || {
+            let simulation = Simulation::new(&options());
+            simulation.run("crowded");
+            simulation.wait_until(|gpu| gpu.kernels_pending == 0 && gpu.processes.is_empty());
+        },
+    ),
     (
         "an_impossible_launch_hangs_and_the_rest_of_the_gpu_goes_on",
         || {
@@ -57,6 +68,15 @@ pub(crate) const TESTS: &[crate::Test] = &[
         },
     ),
 ];
+
+/// GPCs of 2, 2 and 1 TPCs: at bits 0, 1; 9, 10; 75.
+fn options_with_gpcs() -> Options {
+    Options {
+        gpcs: Some("2,2+1".parse().expect("a layout")),
+        tpcs: Some(5),
+        ..options()
+    }
+}
 
 /// Allows only these TPCs.
 fn allow(words: &mut Words, tpcs: TpcMask) {
@@ -224,9 +244,24 @@ fn stamped() {
     drop(memory);
 }
 
-/// Launches `clusters` with clusters of so many blocks.
-fn launch_clusters(program: &Program, blocks: u32, size: u32, out: u64) -> CUresult {
-    let mut config = sys::CUlaunchConfig {
+/// Launches a kernel of one parameter, an address, with blocks of 1024 threads in clusters.
+fn launch_in_clusters(
+    program: &Program,
+    name: &str,
+    blocks: u32,
+    size: u32,
+    cooperative: bool,
+    out: u64,
+) -> CUresult {
+    // SAFETY: all zeroes are an attribute that is ignored.
+    let mut attributes: [sys::CUlaunchAttribute; 2] = unsafe { std::mem::zeroed() };
+    attributes[0].id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+    attributes[0].value.clusterDim.x = size;
+    attributes[0].value.clusterDim.y = 1;
+    attributes[0].value.clusterDim.z = 1;
+    attributes[1].id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_COOPERATIVE;
+    attributes[1].value.cooperative = cooperative.into();
+    let config = sys::CUlaunchConfig {
         gridDimX: blocks,
         gridDimY: 1,
         gridDimZ: 1,
@@ -235,20 +270,13 @@ fn launch_clusters(program: &Program, blocks: u32, size: u32, out: u64) -> CUres
         blockDimZ: 1,
         sharedMemBytes: 0,
         hStream: NULL,
-        attrs: std::ptr::null_mut(),
-        numAttrs: 1,
+        attrs: attributes.as_mut_ptr(),
+        numAttrs: 2,
     };
-    // SAFETY: all zeroes are an attribute that is ignored.
-    let mut attribute: sys::CUlaunchAttribute = unsafe { std::mem::zeroed() };
-    attribute.id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
-    attribute.value.clusterDim.x = size;
-    attribute.value.clusterDim.y = 1;
-    attribute.value.clusterDim.z = 1;
-    config.attrs = &raw mut attribute;
     let out = Parameter::Address(out);
     let mut parameters = [out.pointer()];
-    let function = program.function("clusters");
-    // SAFETY: the configuration, its attribute and the parameter live through the call.
+    let function = program.function(name);
+    // SAFETY: the configuration, its attributes and the parameter live through the call.
     unsafe {
         sys::cuLaunchKernelEx(
             &raw const config,
@@ -259,11 +287,27 @@ fn launch_clusters(program: &Program, blocks: u32, size: u32, out: u64) -> CUres
     }
 }
 
-/// GPCs of 2, 2 and 1 TPCs: at bits 0, 1; 9, 10; 75.
+/// Launches `clusters` with clusters of so many blocks.
+fn launch_clusters(program: &Program, blocks: u32, size: u32, out: u64) -> CUresult {
+    launch_in_clusters(program, "clusters", blocks, size, false, out)
+}
+
+/// On the board of `options_with_gpcs`.
 fn clustered() {
     let program = Program::new();
     hook::subscribe();
     let out = words(32);
+    // The driver keeps clusters that are larger than a TPC may hold away from lone TPCs.
+    for (size, masked) in [(1, false), (2, false), (4, true), (8, true)] {
+        hook::edit(move |words| {
+            let mask = Descriptor::new(&*words).expect("a descriptor").allowed();
+            assert_eq!(mask != TpcMask::ALL, masked, "{size}");
+            assert!((0..72).all(|bit| mask.contains(bit)));
+            assert!((72..128).all(|bit| mask.contains(bit) != masked));
+        });
+        ok(launch_clusters(&program, 8, size, out));
+    }
+    hook::leave_alone();
     // Two blocks of 1024 threads fit on an SM: eight fill a GPC of two TPCs.
     ok(launch_clusters(&program, 32, 8, out));
     synchronize();
@@ -313,6 +357,102 @@ fn hanging() {
         let event = get(|out| sys::cuEventCreate(out, 0));
         ok(sys::cuEventRecord(event, stuck));
         assert_eq!(sys::cuEventQuery(event), CUresult::CUDA_ERROR_NOT_READY);
+    }
+    // The process ends here, with the launch still hanging.
+    std::process::exit(0);
+}
+
+/// Launches `meet` with blocks of which two fit on an SM: they meet only if all of them are resident
+/// at once.
+fn launch_meeting(program: &Program, grid: [u32; 3], stream: sys::CUstream, out: u64) -> CUresult {
+    let [x, y, z] = grid;
+    let counter = Parameter::Address(out);
+    let mut parameters = [counter.pointer()];
+    let function = program.function("meet");
+    let parameters = parameters.as_mut_ptr();
+    // SAFETY: the parameter lives through the call.
+    unsafe { sys::cuLaunchCooperativeKernel(function, x, y, z, 1024, 1, 1, 0, stream, parameters) }
+}
+
+fn cooperative() {
+    let program = Program::new();
+    hook::subscribe();
+    let counter = words(2);
+    // The whole GPU of 8 SMs, while others leave no room for it at first.
+    let other = stream(0);
+    let (counts, sms) = (words(40), words(40));
+    let slow = [
+        Parameter::Address(counts),
+        Parameter::Address(sms),
+        Parameter::Word(20),
+    ];
+    program.launch("mark", [40, 1, 1], 1024, other, &slow);
+    hook::edit(|words| {
+        let descriptor = Descriptor::new(words).expect("a descriptor");
+        assert_eq!(descriptor.kind(), Kind::Cooperative);
+        assert_eq!(
+            (descriptor.grid(), descriptor.blocks()),
+            ([1; 3], [16, 1, 1])
+        );
+    });
+    ok(launch_meeting(&program, [16, 1, 1], NULL, counter));
+    synchronize();
+    assert_eq!(read(counter, 1), [16 * 1024]);
+    assert_eq!(read(counts, 40), vec![1; 40]);
+    // More can never be resident, as the driver knows.
+    assert_eq!(
+        launch_meeting(&program, [17, 1, 1], NULL, counter),
+        CUresult::CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE
+    );
+    // Half the GPU has room for half as much.
+    hook::edit(|words| allow(words, TpcMask::single(1) | TpcMask::single(3)));
+    ok(launch_meeting(&program, [8, 1, 1], NULL, counter + 4));
+    synchronize();
+    assert_eq!(read(counter, 2), [16 * 1024, 8 * 1024]);
+}
+
+fn cooperative_clusters() {
+    let program = Program::new();
+    hook::subscribe();
+    hook::edit(|words| {
+        let descriptor = Descriptor::new(words).expect("a descriptor");
+        assert_eq!(descriptor.kind(), Kind::CooperativeClusters);
+        assert_eq!(
+            (descriptor.cluster(), descriptor.group()),
+            ([4, 1, 1], [4, 1, 1])
+        );
+        assert_eq!(descriptor.blocks(), [16, 1, 1]);
+    });
+    let counter = words(1);
+    ok(launch_in_clusters(&program, "meet", 16, 4, true, counter));
+    synchronize();
+    assert_eq!(read(counter, 1), [16 * 1024]);
+}
+
+fn crowded() {
+    let program = Program::new();
+    hook::subscribe();
+    let (stuck, free) = (stream(0), stream(0));
+    let (counter, out) = (words(1), words(64));
+    synchronize();
+    // Two TPCs have room for eight blocks, not for nine.
+    hook::edit(|words| allow(words, TpcMask::single(1) | TpcMask::single(3)));
+    ok(launch_meeting(&program, [9, 1, 1], stuck, counter));
+    hook::leave_alone();
+    for value in 2..20 {
+        let parameters = [Parameter::Address(out), Parameter::Word(value)];
+        program.launch("fill", [2, 1, 1], 32, free, &parameters);
+    }
+    // SAFETY: the streams live.
+    unsafe {
+        ok(sys::cuStreamSynchronize(free));
+        assert_eq!(sys::cuStreamQuery(stuck), CUresult::CUDA_ERROR_NOT_READY);
+        // None of its blocks has started.
+        let mut count = [1_u32];
+        let (place, other) = (count.as_mut_ptr().cast(), free);
+        ok(sys::cuMemcpyDtoHAsync_v2(place, counter, 4, other));
+        ok(sys::cuStreamSynchronize(free));
+        assert_eq!(count, [0]);
     }
     // The process ends here, with the launch still hanging.
     std::process::exit(0);

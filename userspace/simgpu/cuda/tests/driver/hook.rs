@@ -3,6 +3,7 @@
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use cudarc::driver::sys::{self, CUuuid};
 use lithos_descriptor::hopper::Words;
@@ -31,12 +32,27 @@ pub(crate) struct Seen {
     pub(crate) name: String,
     pub(crate) is_exit: bool,
     pub(crate) context: usize,
+    pub(crate) context_id: usize,
+    /// The result as it stood.
+    pub(crate) result: u32,
     /// The first words of the arguments.
     pub(crate) arguments: [usize; 3],
 }
 static SEEN: Mutex<Vec<Seen>> = Mutex::new(Vec::new());
+/// What a subscriber makes of the calls that it watches.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Meddling {
+    /// It skips them, with this result.
+    Skip(u32),
+    /// It changes their result when they are over.
+    Change(u32),
+}
+static MEDDLING: Mutex<Option<Meddling>> = Mutex::new(None);
 /// What to do inside an API callback.
 static INSIDE: Mutex<Option<fn()>> = Mutex::new(None);
+
+/// Launch descriptors that were seen.
+static DESCRIPTORS: AtomicU32 = AtomicU32::new(0);
 
 /// The entries of an export table.
 fn table(id: [u8; 16]) -> *const usize {
@@ -92,6 +108,11 @@ pub(crate) fn edit(edit: impl FnMut(&mut Words) + Send + 'static) {
     *EDIT.lock().expect("the edit") = Some(Box::new(edit));
 }
 
+/// How many launch descriptors were seen.
+pub(crate) fn descriptors() -> u32 {
+    DESCRIPTORS.load(Ordering::Relaxed)
+}
+
 /// Leaves launch descriptors alone from now on.
 pub(crate) fn leave_alone() {
     *EDIT.lock().expect("the edit") = None;
@@ -107,6 +128,11 @@ pub(crate) fn call_inside(inside: Option<fn()>) {
     *INSIDE.lock().expect("the function") = inside;
 }
 
+/// Meddles with every call that is watched from now on, or leaves them alone.
+pub(crate) fn meddle(meddling: Option<Meddling>) {
+    *MEDDLING.lock().expect("the meddling") = meddling;
+}
+
 /// Runs the descriptor at a GPU address.
 pub(crate) fn launch_at(stream: sys::CUstream, address: u64) {
     // SAFETY: entry 1 of this table.
@@ -119,7 +145,8 @@ extern "C" fn callback(user: *mut c_void, domain: c_int, id: c_int, words: *cons
     // SAFETY: the first word says how many bytes there are.
     let word = |index: usize| unsafe { words.add(index).read() };
     if domain == 0xb {
-        assert!(id == 1 && word(0) >= 0x28);
+        assert_eq!((id, word(0)), (1, 0x58));
+        DESCRIPTORS.fetch_add(1, Ordering::Relaxed);
         if let Some(edit) = EDIT.lock().expect("the edit").as_mut() {
             // SAFETY: element 4 points to a descriptor that may be edited during the call.
             edit(unsafe { &mut *std::ptr::with_exposed_provenance_mut::<Words>(word(4)) });
@@ -131,15 +158,34 @@ extern "C" fn callback(user: *mut c_void, domain: c_int, id: c_int, words: *cons
     let name = unsafe { CStr::from_ptr(std::ptr::with_exposed_provenance(word(6))) };
     let arguments = std::ptr::with_exposed_provenance::<usize>(word(7));
     assert_eq!(word(10) & 0xffff_ffff, usize::try_from(id).expect("an id"));
+    let result = std::ptr::with_exposed_provenance_mut::<u32>(word(5));
+    let skip = std::ptr::with_exposed_provenance_mut::<u32>(word(11));
+    let is_exit = word(10) >> 32 == 1;
     let seen = Seen {
         id,
         name: name.to_str().expect("a name").to_owned(),
-        is_exit: word(10) >> 32 == 1,
+        is_exit,
         context: word(8),
+        context_id: word(1),
+        // SAFETY: element 5 points to the call's result.
+        result: unsafe { result.read() },
         // SAFETY: only functions with at least three words of arguments are watched.
         arguments: unsafe { [*arguments, *arguments.add(1), *arguments.add(2)] },
     };
     SEEN.lock().expect("the calls").push(seen);
+    // SAFETY: elements 5 and 11 point to the result and to whether the call is skipped, which the
+    // driver reads when this returns.
+    unsafe {
+        match *MEDDLING.lock().expect("the meddling") {
+            Some(Meddling::Skip(refusal)) if !is_exit => {
+                assert_eq!(skip.read(), 0);
+                result.write(refusal);
+                skip.write(1);
+            }
+            Some(Meddling::Change(other)) if is_exit => result.write(other),
+            _ => {}
+        }
+    }
     let inside = INSIDE.lock().expect("the function").take();
     if let Some(inside) = inside {
         inside();
