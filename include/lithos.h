@@ -156,6 +156,7 @@ enum lithos_counter {
 	LITHOS_COUNT_REFUSED_CLUSTER = 10,
 	LITHOS_COUNT_STALE_GRANT = 11,		/* read the grant in vain and used the last good copy */
 	LITHOS_COUNT_UNGRANTED = 12,		/* launches before the first grant */
+	LITHOS_COUNT_VOID = 13,			/* sequences that no launch came of */
 };
 #define LITHOS_COUNTERS 32
 
@@ -206,6 +207,7 @@ struct lithos_record {
 #define LITHOS_RECORD_COOPERATIVE 4
 #define LITHOS_RECORD_WIDENED 8		/* carries TPCs beyond the grant */
 #define LITHOS_RECORD_UNMANAGED 16	/* left as the driver made it */
+#define LITHOS_RECORD_VOID 32		/* no launch came of the sequence: there is nothing to wait for */
 
 /*
  * A completion. The GPU writes the first 16 bytes: a four-word release with the launch's sequence as

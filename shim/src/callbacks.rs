@@ -13,12 +13,14 @@ use lithos_descriptor::TpcMask;
 use lithos_descriptor::hopper::Words;
 
 use crate::api::{self, Form, Launch};
+use crate::channel::Managed;
 use crate::driver::{DOMAIN_API, DOMAIN_DESCRIPTOR, Status};
 use crate::launch;
 use crate::local::{self, Call, Ending, Local};
 use crate::start::{self, Shim};
 use crate::stream;
 use crate::table::Found;
+use crate::ticket::Ticket;
 use crate::widen::{Need, Widened};
 
 /// Set once something went wrong that cannot go wrong: from then on nothing is done.
@@ -90,17 +92,22 @@ unsafe fn on_descriptor(shim: &Shim, local: &Local, words: *const u64) {
     }
     // SAFETY: there are so many words.
     let word = |index: usize| unsafe { words.add(index).read() };
-    let Found::Managed(managed) = shim.contexts.find(word(CONTEXT)) else {
-        return;
-    };
     let descriptor = word(DESCRIPTOR) as *mut Words;
     if descriptor.is_null() || !descriptor.is_aligned() {
         return;
     }
-    // SAFETY: 1. on the GPUs whose contexts are managed a descriptor has 384 bytes. 2. the driver has
-    // built it, and uploads it when we return: meanwhile it is ours.
-    let descriptor = unsafe { &mut *descriptor };
-    launch::prepare(&managed, descriptor, word(FUNCTION), local);
+    let prepare = |managed: &Managed| {
+        // SAFETY: 1. on the GPUs whose contexts are managed a descriptor has 384 bytes. 2. the driver
+        // has built it, and uploads it when we return: meanwhile it is ours.
+        let descriptor = unsafe { &mut *descriptor };
+        launch::prepare(managed, descriptor, word(FUNCTION), local);
+    };
+    let context = word(CONTEXT);
+    if let Some(managed) = local.held(context) {
+        prepare(managed);
+    } else if let Found::Managed(managed) = shim.contexts.find(context) {
+        prepare(&managed);
+    }
 }
 
 /// Words of the API callback.
@@ -199,7 +206,7 @@ impl ApiWords {
 ///
 /// The words are those of such a callback, for the call of this number.
 #[inline]
-unsafe fn on_api(shim: &Shim, local: &Local, cbid: c_int, words: *const u64) {
+unsafe fn on_api(shim: &'static Shim, local: &Local, cbid: c_int, words: *const u64) {
     // SAFETY: the caller's.
     let Some(words) = (unsafe { ApiWords::new(words) }) else {
         return;
@@ -212,7 +219,10 @@ unsafe fn on_api(shim: &Shim, local: &Local, cbid: c_int, words: *const u64) {
                 enter_launch(shim, local, form, &launch, null_is_per_thread, words);
             }
         }
-        (Some(api::Call::Launch(..)), false) => local.call.set(Call::default()),
+        (Some(api::Call::Launch(..)), false) => {
+            local.call.set(Call::default());
+            local.set_ticket(None);
+        }
         (Some(call), true) => local.ending.set(enter_end(shim, call, words)),
         (Some(call), false) => exit(shim, local, call, words),
         (None, _) => {}
@@ -222,7 +232,7 @@ unsafe fn on_api(shim: &Shim, local: &Local, cbid: c_int, words: *const u64) {
 /// A launch call begins: no lock of the driver is held, so what has to be asked is asked here.
 #[inline]
 fn enter_launch(
-    shim: &Shim,
+    shim: &'static Shim,
     local: &Local,
     form: Form,
     launch: &Launch,
@@ -254,6 +264,12 @@ fn enter_launch(
         return;
     }
     local.call.set(call);
+    // Calls that launch no kernel of their own have no function; they upload many descriptors or none.
+    let ticket = match shim.contexts.find(context) {
+        Found::Managed(pinned) if launch.function != 0 => Some(Ticket::begin(context, pinned)),
+        _ => None,
+    };
+    local.set_ticket(ticket);
 }
 
 /// Where the partition wants it, refuses a launch that does not fit into its grant; returns whether

@@ -26,7 +26,7 @@ pub(crate) fn prepare(managed: &Managed, words: &mut Words, function: u64, local
     let call = local.call.get();
     let Ok(mut descriptor) = Descriptor::new(words) else {
         ring.count(LITHOS_COUNT_UNKNOWN_VERSION);
-        return leave(managed, function, call);
+        return leave(managed, function, local);
     };
     let kind = descriptor.kind();
     match kind {
@@ -39,15 +39,16 @@ pub(crate) fn prepare(managed: &Managed, words: &mut Words, function: u64, local
         }
         Kind::Queue | Kind::Unknown(_) => {
             ring.count(LITHOS_COUNT_UNKNOWN_BITS);
-            return leave(managed, function, call);
+            return leave(managed, function, local);
         }
     }
     if descriptor.unknown_bit().is_some() {
         ring.count(LITHOS_COUNT_UNKNOWN_BITS);
-        return leave(managed, function, call);
+        return leave(managed, function, local);
     }
 
-    let sequence = ring.reserve();
+    let reserved = local.reserve(managed);
+    let sequence = reserved.sequence;
     let mut record = describe(&descriptor, kind);
     record.sequence = sequence;
     record.submitted_ns = now_ns();
@@ -60,10 +61,10 @@ pub(crate) fn prepare(managed: &Managed, words: &mut Words, function: u64, local
         ring.count(LITHOS_COUNT_GRAPH_NODES);
         record.flags |= LITHOS_RECORD_GRAPH_NODE;
     }
-    let stamps = managed.stamps();
-    if !ring.claim(sequence, stamps.as_ref()) {
+    if !reserved.is_claimed {
         return ring.count(LITHOS_COUNT_OVERRUN);
     }
+    let stamps = managed.stamps();
     if !is_node {
         let address = stamps
             .filter(|_| managed.may_stamp())
@@ -116,21 +117,21 @@ fn restrict(
 
 /// Records a launch that is left as the driver made it.
 #[cold]
-fn leave(managed: &Managed, function: u64, call: Call) {
+fn leave(managed: &Managed, function: u64, local: &Local) {
     let ring = managed.ring();
-    let sequence = ring.reserve();
-    if !ring.claim(sequence, managed.stamps().as_ref()) {
+    let reserved = local.reserve(managed);
+    if !reserved.is_claimed {
         return ring.count(LITHOS_COUNT_OVERRUN);
     }
     ring.count(LITHOS_COUNT_UNSTAMPED);
     ring.write(&lithos_record {
-        sequence,
+        sequence: reserved.sequence,
         submitted_ns: now_ns(),
         tpcs: lithos_tpcs {
             words: managed.gpu.present.bits(),
         },
         function,
-        stream: call.stream,
+        stream: local.call.get().stream,
         flags: LITHOS_RECORD_UNMANAGED,
         ..Default::default()
     });

@@ -12,6 +12,7 @@
 //!   api.rs       arguments of API calls       channel.rs what launches of one context share
 //!   local.rs     what a thread remembers    contexts.rs  contexts come and go, channels with them
 //!   stream.rs    which stream is meant        table.rs   CUcontext -> channel, without a lock
+//!   ticket.rs    what a launch call holds
 //! ```
 //!
 //! Rules of the launch path (everything that the descriptor callback reaches): it runs under locks of
@@ -31,6 +32,7 @@ mod report;
 mod start;
 mod stream;
 mod table;
+mod ticket;
 mod widen;
 
 use std::ffi::c_int;

@@ -9,6 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use lithos_abi::grant::Grant;
 
+use crate::channel::Managed;
+use crate::ticket::{Reserved, Ticket};
+
 /// The launch API call that a thread is in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Call {
@@ -41,6 +44,8 @@ pub(crate) struct Local {
     pub(crate) call: Cell<Call>,
     /// The last good copy of a grant, and whose it was.
     pub(crate) last: Cell<(u64, Option<Grant>)>,
+    /// What the launch call that it is in holds.
+    ticket: Cell<Option<Ticket>>,
     /// The context that is about to end.
     pub(crate) ending: Cell<Option<Ending>>,
 }
@@ -57,6 +62,7 @@ thread_local! {
                 blocks_per_sm: 0,
             }),
             last: Cell::new((0, None)),
+            ticket: Cell::new(None),
             ending: Cell::new(None),
         }
     };
@@ -92,6 +98,32 @@ impl Local {
     #[inline]
     pub(crate) fn is_own(&self) -> bool {
         self.own.get() != 0
+    }
+
+    /// Has the launch call that begins, or ends, hold this ticket, and gives back the one before.
+    #[inline]
+    pub(crate) fn set_ticket(&self, ticket: Option<Ticket>) {
+        if let Some(before) = self.ticket.replace(ticket) {
+            before.end();
+        }
+    }
+
+    /// Returns the channel of a context, if this thread is in a launch call that holds it.
+    #[inline]
+    pub(crate) fn held(&self, context: u64) -> Option<&'static Managed> {
+        let ticket = self.ticket.get()?;
+        (ticket.context == context).then_some(ticket.managed)
+    }
+
+    /// Returns the sequence of a launch of a channel.
+    #[inline]
+    pub(crate) fn reserve(&self, managed: &Managed) -> Reserved {
+        let mut ticket = self.ticket.get();
+        let reserved = ticket.as_mut().and_then(|ticket| ticket.take(managed));
+        if reserved.is_some() {
+            self.ticket.set(ticket);
+        }
+        reserved.unwrap_or_else(|| Reserved::take(managed))
     }
 
     /// Returns the number of this thread, which no other thread of the process ever has.

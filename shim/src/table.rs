@@ -65,6 +65,23 @@ impl<T> std::ops::Deref for Pinned<'_, T> {
     }
 }
 
+impl<'a, T> Pinned<'a, T> {
+    /// Takes it apart, for a place that can hold nothing that has to be dropped. Whoever has the parts
+    /// makes a `Pinned` of them again, once.
+    #[inline]
+    pub(crate) fn into_parts(self) -> (&'a AtomicU32, &'a T) {
+        let parts = (self.pins, self.value);
+        std::mem::forget(self);
+        parts
+    }
+
+    /// Puts the parts together again.
+    #[inline]
+    pub(crate) fn from_parts((pins, value): (&'a AtomicU32, &'a T)) -> Self {
+        Self { pins, value }
+    }
+}
+
 impl<T> Drop for Pinned<'_, T> {
     #[inline]
     fn drop(&mut self) {

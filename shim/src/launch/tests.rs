@@ -2,7 +2,7 @@
 //! Descriptors as an H100's driver makes them, prepared on a channel as a broker makes it.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use lithos_abi::Page;
 use lithos_abi::arena::{Counts, layout};
@@ -18,6 +18,8 @@ use lithos_device::pages::{self, Pages};
 use super::prepare;
 use crate::channel::{Identity, Managed};
 use crate::local::{self, Call};
+use crate::table::Pinned;
+use crate::ticket::Ticket;
 
 const RECORDS: u32 = 8;
 /// Two GPCs of 8 TPCs, with a hole between them.
@@ -553,3 +555,73 @@ fn threads_share_a_channel() {
 }
 
 const _: () = assert!(size_of::<Words>() == WORDS * 4);
+
+/// A channel for a launch call of this thread to hold, and the pins on it.
+fn held(tpcs: &str) -> (&'static Bench, &'static AtomicU32) {
+    (
+        Box::leak(Box::new(bench(tpcs))),
+        Box::leak(Box::new(AtomicU32::new(0))),
+    )
+}
+
+fn ticket(bench: &'static Bench, pins: &'static AtomicU32) -> Ticket {
+    pins.fetch_add(1, Ordering::Relaxed);
+    Ticket::begin(7, Pinned::from_parts((pins, &bench.managed)))
+}
+
+#[test]
+fn a_launch_uses_the_sequence_that_its_call_reserved() {
+    let (bench, pins) = held("0-3");
+    local::with(|local| {
+        local.set_ticket(Some(ticket(bench, pins)));
+        assert_eq!(bench.pages.ring().reserved(), 1);
+        assert!(std::ptr::eq(
+            local.held(7).expect("a ticket"),
+            &raw const bench.managed
+        ));
+        assert!(local.held(8).is_none());
+        prepare(&bench.managed, &mut plain(), 0xf, local);
+        assert_eq!(bench.pages.ring().reserved(), 1);
+        // The second descriptor of a call reserves for itself.
+        prepare(&bench.managed, &mut plain(), 0xf, local);
+        assert_eq!(bench.pages.ring().reserved(), 2);
+        local.set_ticket(None);
+    });
+    assert_eq!(pins.load(Ordering::Relaxed), 0);
+    assert_eq!(bench.record(1).function, 0xf);
+    assert_eq!(bench.record(2).function, 0xf);
+    assert_eq!(bench.count(LITHOS_COUNT_VOID), 0);
+}
+
+#[test]
+fn a_sequence_that_no_launch_came_of_is_void() {
+    let (bench, pins) = held("0-3");
+    local::with(|local| {
+        local.set_ticket(Some(ticket(bench, pins)));
+        // The next call begins without the first one having ended.
+        local.set_ticket(Some(ticket(bench, pins)));
+        assert_eq!(pins.load(Ordering::Relaxed), 1);
+        local.set_ticket(None);
+        assert!(local.held(7).is_none());
+    });
+    assert_eq!(pins.load(Ordering::Relaxed), 0);
+    for sequence in 1..=2 {
+        assert_eq!(bench.record(sequence).flags, LITHOS_RECORD_VOID);
+    }
+    assert_eq!(bench.count(LITHOS_COUNT_VOID), 2);
+    assert_eq!(bench.pages.ring().masked(), 0);
+    assert_eq!(bench.pages.ring().stamped(), 0);
+}
+
+#[test]
+fn a_ticket_is_for_launches_of_its_own_channel() {
+    let (bench, pins) = held("0-3");
+    let (other, _) = held("9-12");
+    local::with(|local| {
+        local.set_ticket(Some(ticket(bench, pins)));
+        prepare(&other.managed, &mut plain(), 0xf, local);
+        local.set_ticket(None);
+    });
+    assert_eq!(other.record(1).function, 0xf);
+    assert_eq!(bench.record(1).flags, LITHOS_RECORD_VOID);
+}

@@ -26,6 +26,7 @@ pub const LITHOS_RECORD_GRAPH_NODE: u32 = 2;
 pub const LITHOS_RECORD_COOPERATIVE: u32 = 4;
 pub const LITHOS_RECORD_WIDENED: u32 = 8;
 pub const LITHOS_RECORD_UNMANAGED: u32 = 16;
+pub const LITHOS_RECORD_VOID: u32 = 32;
 pub const LITHOS_MESSAGE_ATTACH: u32 = 1;
 pub const LITHOS_MESSAGE_CHANNEL_CREATE: u32 = 2;
 pub const LITHOS_MESSAGE_CHANNEL_DESTROY: u32 = 3;
@@ -193,6 +194,7 @@ pub const LITHOS_COUNT_REFUSED_COOPERATIVE: lithos_counter = 9;
 pub const LITHOS_COUNT_REFUSED_CLUSTER: lithos_counter = 10;
 pub const LITHOS_COUNT_STALE_GRANT: lithos_counter = 11;
 pub const LITHOS_COUNT_UNGRANTED: lithos_counter = 12;
+pub const LITHOS_COUNT_VOID: lithos_counter = 13;
 pub type lithos_counter = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone, PartialEq, Eq)]

@@ -222,6 +222,7 @@ impl<'a> RingReader<'a> {
             LITHOS_COUNT_WIDENED_COOPERATIVE,
             LITHOS_COUNT_WIDENED_CLUSTER,
             LITHOS_COUNT_UNGRANTED,
+            LITHOS_COUNT_VOID,
         ])
     }
 
@@ -231,13 +232,16 @@ impl<'a> RingReader<'a> {
             LITHOS_COUNT_UNSTAMPED,
             LITHOS_COUNT_OVERRUN,
             LITHOS_COUNT_GRAPH_NODES,
+            LITHOS_COUNT_VOID,
         ])
     }
 
     fn without(&self, exceptions: &[lithos_counter]) -> u64 {
-        exceptions.iter().fold(self.reserved(), |launches, counter| {
-            launches.saturating_sub(self.counter(*counter))
-        })
+        exceptions
+            .iter()
+            .fold(self.reserved(), |launches, counter| {
+                launches.saturating_sub(self.counter(*counter))
+            })
     }
 
     /// Reads the record of a launch, if its place holds it, whole.

@@ -44,8 +44,14 @@ fn stamped(sequence: u64) -> lithos_record {
 
 fn complete(stamps: &Memory, place: usize, sequence: u64) {
     let low = u32::try_from(sequence & 0xffff_ffff).expect("32 bits");
-    stamps.page().word(size_of::<lithos_stamp>() * place + 8).store(99, Relaxed);
-    stamps.page().half(size_of::<lithos_stamp>() * place).store(low, SeqCst);
+    stamps
+        .page()
+        .word(size_of::<lithos_stamp>() * place + 8)
+        .store(99, Relaxed);
+    stamps
+        .page()
+        .half(size_of::<lithos_stamp>() * place)
+        .store(low, SeqCst);
 }
 
 #[test]
@@ -81,7 +87,10 @@ fn a_place_is_free_again_when_its_launch_has_completed() {
         writer.write(&stamped(n));
     }
     let place = writer.place(3);
-    assert_eq!(stamps.address(place), stamps.address(0) + (size_of::<lithos_stamp>() * place) as u64);
+    assert_eq!(
+        stamps.address(place),
+        stamps.address(0) + (size_of::<lithos_stamp>() * place) as u64
+    );
     assert!(!writer.claim(3 + lap, Some(&stamps)), "3 still runs");
     assert_eq!(stamps.completed_gpu_ns(place, 3), None);
     complete(&gpu, place, 3);
@@ -141,6 +150,8 @@ fn what_no_counter_speaks_of_is_masked_and_stamped() {
     writer.count(LITHOS_COUNT_UNSTAMPED);
     writer.count(LITHOS_COUNT_NULL);
     assert_eq!((reader.masked(), reader.stamped()), (4, 3));
+    writer.count(LITHOS_COUNT_VOID);
+    assert_eq!((reader.masked(), reader.stamped()), (3, 2));
     for _ in 0..9 {
         writer.count(LITHOS_COUNT_UNGRANTED);
     }

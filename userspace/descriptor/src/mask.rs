@@ -51,7 +51,6 @@ impl TpcMask {
         clippy::cast_possible_truncation,
         reason = "each cast takes the half that it names"
     )]
-    #[inline]
     pub const fn disable_words(self) -> [u32; 4] {
         let [low, high] = self.0;
         [

@@ -335,6 +335,9 @@ impl Ledger {
 
     fn enter(&mut self, sequence: u64, record: &lithos_record, completed: bool) {
         let is = |flag| record.flags & flag != 0;
+        if is(LITHOS_RECORD_VOID) {
+            return;
+        }
         self.totals.launches += 1;
         self.totals.submitted_ns = self.totals.submitted_ns.max(record.submitted_ns);
         let ctas: u32 = record.cluster.iter().fold(1_u32, |product, &extent| {

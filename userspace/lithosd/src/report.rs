@@ -15,7 +15,7 @@ use crate::status::{
 };
 
 /// The tenant's counters, by the names that status gives them.
-const COUNTERS: [(&str, lithos_counter); 13] = [
+const COUNTERS: [(&str, lithos_counter); 14] = [
     ("unstamped", LITHOS_COUNT_UNSTAMPED),
     ("overrun", LITHOS_COUNT_OVERRUN),
     ("graph_nodes", LITHOS_COUNT_GRAPH_NODES),
@@ -29,6 +29,7 @@ const COUNTERS: [(&str, lithos_counter); 13] = [
     ("refused_cluster", LITHOS_COUNT_REFUSED_CLUSTER),
     ("stale_grant", LITHOS_COUNT_STALE_GRANT),
     ("ungranted", LITHOS_COUNT_UNGRANTED),
+    ("void", LITHOS_COUNT_VOID),
 ];
 
 /// What the embedded broker cannot promise.

@@ -186,6 +186,23 @@ fn a_launch_that_has_not_left_its_record_yet_holds_a_drain_back() {
 }
 
 #[test]
+fn a_sequence_that_no_launch_came_of_holds_nothing_back() {
+    let (tenant, mut ledger) = narrowed(|tenant| {
+        tenant.launch(Spec {
+            tpcs: bits(0..0),
+            grant: 0,
+            stream: 0,
+            flags: LITHOS_RECORD_VOID,
+        });
+    });
+    assert_eq!(tenant.poll(&mut ledger).drained, [Revision(2)]);
+    assert!(ledger.is_idle());
+    let totals = ledger.totals();
+    assert_eq!((totals.launches, totals.violations), (0, 0));
+    assert!(ledger.unknowable().0.is_empty());
+}
+
+#[test]
 fn an_unstamped_launch_completes_with_a_later_stamp_of_its_stream() {
     let (tenant, mut ledger) = narrowed(|tenant| {
         tenant.launch(stamped());

@@ -283,7 +283,10 @@ fn channel_notes(channel: &ChannelStatus) -> Vec<String> {
         "nodes of graphs, which keep the TPCs that they were made with",
     );
     for (name, &count) in &channel.counters {
-        if !matches!(name.as_str(), "masked" | "stamped" | "null" | "graph_nodes") {
+        if !matches!(
+            name.as_str(),
+            "masked" | "stamped" | "null" | "void" | "graph_nodes"
+        ) {
             note(count, &format!("launches counted by the shim as {name}"));
         }
     }
