@@ -25,7 +25,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
 use lithos_abi::arena::Stamps;
 use lithos_abi::bindings::{
-    LITHOS_RECORD_GRAPH_NODE, LITHOS_RECORD_STAMPED, LITHOS_RECORD_UNMANAGED, LITHOS_RECORD_WIDENED,
+    LITHOS_RECORD_GRAPH_NODE, LITHOS_RECORD_STAMPED, LITHOS_RECORD_UNMANAGED, LITHOS_RECORD_VOID,
+    LITHOS_RECORD_WIDENED,
 };
 use lithos_abi::lithos_record;
 use lithos_abi::ring::{Read, RingReader};
