@@ -211,8 +211,8 @@ struct lithos_record {
 
 /*
  * A completion. The GPU writes the first 16 bytes: a four-word release with the launch's sequence as
- * payload. A cache line each: the GPU's writes for launches in flight would otherwise take the line
- * away from the launch that looks at its neighbour (80 ns a launch on an H100's host).
+ * payload. A cache line each, so that the GPU's writes for launches in flight do not take the line
+ * away from a launch that looks at its neighbour.
  */
 struct lithos_stamp {
 	__u32 sequence;			/* low 32 bits */

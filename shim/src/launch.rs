@@ -15,8 +15,7 @@ use crate::channel::Managed;
 use crate::local::{Call, Local};
 use crate::widen::{Need, Widened};
 
-/// How many launches ahead memory is asked for: launches follow each other by microseconds, and it
-/// comes in a tenth of one, but several threads may launch.
+/// How many launches ahead memory is asked for: more than one, because several threads may launch.
 const AHEAD: u64 = 4;
 
 /// Prepares a launch of a managed context for its upload.

@@ -54,6 +54,8 @@ fn launches_make_no_system_calls_of_lithos() {
         calls(command, count)
     };
     let unmanaged = |count: &str| calls(bed.command("syscount"), count);
+    // The first run on a machine fills the driver's cache of compiled PTX.
+    unmanaged("10");
     let with = managed("400").abs_diff(managed("100"));
     let without = unmanaged("400").abs_diff(unmanaged("100"));
     // The driver's own calls are the same in both, up to a few that depend on the moment.

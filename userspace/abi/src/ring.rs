@@ -132,8 +132,7 @@ impl<'a> RingWriter<'a> {
 
     /// Asks for the memory of a launch to come: its record, and its stamp.
     ///
-    /// Both were last touched a whole ring ago, by a reader and by the GPU, so a launch that finds
-    /// them far away waits longer for them than for all the rest.
+    /// Both were last touched a whole ring ago, by a reader and by the GPU, so they are far away.
     #[inline]
     pub fn prefetch(&self, sequence: u64, stamps: Option<&Stamps<'_>>) {
         let place = self.place(sequence);
