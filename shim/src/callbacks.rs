@@ -240,10 +240,17 @@ fn enter_launch(
     words: ApiWords,
 ) {
     let context = words.word(ApiWords::CONTEXT);
-    // Made in a way that we are not called around: a graphics API's, or a green one.
-    if context != 0 && !shim.contexts.knows(context) {
+    let mut found = shim.contexts.find(context);
+    if let Found::Unknown = found {
+        // Made in a way that we are not called around: a graphics API's, or a green one.
         shim.contexts.adopt(&shim.driver, context, None);
+        found = shim.contexts.find(context);
     }
+    // Calls that launch no kernel of their own have no function; they upload many descriptors or none.
+    let managed = match found {
+        Found::Managed(managed) if launch.function != 0 => Some(managed),
+        _ => None,
+    };
     let mut call = Call {
         stream: match form {
             Form::GraphChange => 0,
@@ -260,16 +267,14 @@ fn enter_launch(
             shim.driver
                 .blocks_per_sm(launch.function, launch.block_threads(), launch.shared_bytes);
     }
-    if shim.contexts.refuse_oversize() && is_oversize(shim, local, context, launch, call, words) {
+    if let Some(managed) = &managed
+        && managed.refuses_oversize()
+        && is_oversize(shim, local, managed, launch, call, words)
+    {
         return;
     }
     local.call.set(call);
-    // Calls that launch no kernel of their own have no function; they upload many descriptors or none.
-    let ticket = match shim.contexts.find(context) {
-        Found::Managed(pinned) if launch.function != 0 => Some(Ticket::begin(context, pinned)),
-        _ => None,
-    };
-    local.set_ticket(ticket);
+    local.set_ticket(managed.map(|managed| Ticket::begin(context, managed)));
 }
 
 /// Where the partition wants it, refuses a launch that does not fit into its grant; returns whether
@@ -278,17 +283,11 @@ fn enter_launch(
 fn is_oversize(
     shim: &Shim,
     local: &Local,
-    context: u64,
+    managed: &Managed,
     launch: &Launch,
     call: Call,
     words: ApiWords,
 ) -> bool {
-    let Found::Managed(managed) = shim.contexts.find(context) else {
-        return false;
-    };
-    if !managed.refuses_oversize() || launch.function == 0 {
-        return false;
-    }
     let cluster_blocks = match launch.cluster_blocks {
         0 => shim.driver.cluster_blocks(launch.function),
         blocks => blocks,

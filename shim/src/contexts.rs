@@ -12,7 +12,7 @@
 
 use std::ffi::c_int;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -54,8 +54,6 @@ pub(crate) struct Contexts {
     broker: Mutex<SocketBroker>,
     /// The descriptor of the connection, for a forked child to close; -1 if there is none.
     connection: AtomicI32,
-    /// Whether some channel wants launches refused that need more than its grant.
-    refuse_oversize: AtomicBool,
 }
 
 impl Contexts {
@@ -65,7 +63,6 @@ impl Contexts {
             table: Table::new(),
             connection: AtomicI32::new(broker.descriptor().unwrap_or(-1)),
             broker: Mutex::new(broker),
-            refuse_oversize: AtomicBool::new(false),
         }
     }
 
@@ -73,18 +70,6 @@ impl Contexts {
     #[inline]
     pub(crate) fn find(&self, context: u64) -> Found<'_, Managed> {
         self.table.find(context)
-    }
-
-    /// Returns whether a context was seen before. Never waits.
-    #[inline]
-    pub(crate) fn knows(&self, context: u64) -> bool {
-        self.table.knows(context)
-    }
-
-    /// Returns whether launches of some context are refused if they need more than its grant.
-    #[inline]
-    pub(crate) fn refuse_oversize(&self) -> bool {
-        self.refuse_oversize.load(Ordering::Relaxed)
     }
 
     /// Takes in a context, if it is new. `primary_of` is the device whose primary context it is, where
@@ -190,9 +175,6 @@ impl Contexts {
         managed: Managed,
     ) -> Result<(), Unmanaged> {
         let id = managed.channel().id();
-        if managed.refuses_oversize() {
-            self.refuse_oversize.store(true, Ordering::Relaxed);
-        }
         let inserted = self.table.insert(context, Some(Box::new(managed)));
         if inserted.is_err() {
             // No launch used it.

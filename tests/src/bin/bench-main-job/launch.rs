@@ -4,8 +4,10 @@
 use std::process::Command;
 
 use anyhow::Context;
-use lithos_tests::latency::median;
-use lithos_tests::testbed::Testbed;
+use lithos_tests::latency::{Distribution, median};
+use lithos_tests::testbed::{PATIENCE, Process, Testbed};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::figures::{Name, Values, to_f64};
@@ -13,51 +15,97 @@ use super::figures::{Name, Values, to_f64};
 /// How a managed program is started.
 const RUN: [&str; 4] = ["--tpcs", "8", "--class", "lc"];
 
-/// Processes of each side. They alternate, and which side is first alternates, too, so that neither a
-/// warm nor a cold machine favours one.
-const REPEATS: usize = 7;
+/// Pairs of processes, one of each side.
+const PAIRS: usize = 7;
+/// Launches of one process before it is the other's turn: a few milliseconds.
+const TURN: u32 = 512;
 
+/// Two processes, one under LithOS and one not, take turns of a few milliseconds on one CPU, so that
+/// what else the machine does, and how it drifts, hits both alike. Processes differ, too (in where
+/// their memory lies), so there are several pairs, and the figure is the median of their differences.
 pub(crate) fn latency(
     testbed: &Testbed,
     simulated: bool,
     values: &mut Values,
 ) -> anyhow::Result<()> {
-    let count = if simulated { "500" } else { "20000" };
-    let arguments = ["launches", "--count", count];
-    let measure = |managed: bool| -> anyhow::Result<(f64, f64)> {
-        let command = if managed {
-            testbed.managed(&RUN, &arguments)
-        } else {
-            testbed.unmanaged(&arguments)
-        };
-        let report = testbed.json(command)?;
-        let ns = |key: &str| report[key].as_f64().with_context(|| format!("no {key}"));
-        Ok((ns("p50_ns")?, ns("p99_ns")?))
-    };
-    let mut sides = [Vec::new(), Vec::new()];
-    for repeat in 0..REPEATS {
-        for turn in 0..2 {
-            let managed = (repeat + turn) % 2 == 1;
-            sides[usize::from(managed)].push(measure(managed)?);
-        }
-    }
-    let middle = |side: &[(f64, f64)], pick: fn(&(f64, f64)) -> f64| {
-        let sample: Vec<f64> = side.iter().map(pick).collect();
-        median(&sample).context("no repeats")
-    };
-    for (name, label, pick) in [
-        (
-            Name::LaunchP50,
-            "p50",
-            (|pair| pair.0) as fn(&(f64, f64)) -> f64,
-        ),
-        (Name::LaunchP99, "p99", |pair| pair.1),
+    let turns = if simulated { 1 } else { 60 };
+    let _pinned = Pinned::to_one_cpu()?;
+    let pairs = (0..PAIRS)
+        .map(|_| pair(testbed, turns))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    for (name, label, key) in [
+        (Name::LaunchP50, "p50", "p50_ns"),
+        (Name::LaunchP99, "p99", "p99_ns"),
     ] {
-        let [without, with] = [middle(&sides[0], pick)?, middle(&sides[1], pick)?];
-        println!("  {label}: {without:.0} ns without, {with:.0} ns with (medians of {REPEATS})");
-        values.set(name, (with - without) / 1000.0);
+        let ns = |report: &Value| report[key].as_f64().with_context(|| format!("no {key}"));
+        let mut sides = [Vec::new(), Vec::new()];
+        let mut added = Vec::new();
+        for pair in &pairs {
+            let [without, with] = [ns(&pair[0])?, ns(&pair[1])?];
+            sides[0].push(without);
+            sides[1].push(with);
+            added.push(with - without);
+        }
+        let middle = |sample: &[f64]| median(sample).context("no pairs");
+        let range = Distribution::of(added.clone()).context("no pairs")?;
+        println!(
+            "  {label}: {:.0} ns without, {:.0} ns with; added {:.0} ns, {:.0} to {:.0} in {PAIRS} pairs",
+            middle(&sides[0])?,
+            middle(&sides[1])?,
+            range.p50,
+            range.percentiles[0],
+            range.max,
+        );
+        values.set(name, middle(&added)? / 1000.0);
     }
     Ok(())
+}
+
+/// Runs a process without LithOS and one with it and returns what each reports.
+fn pair(testbed: &Testbed, turns: u32) -> anyhow::Result<[Value; 2]> {
+    let [count, turn] = [(turns * TURN).to_string(), TURN.to_string()];
+    let arguments = ["launches", "--count", &count, "--turn", &turn];
+    let mut sides = [
+        Process::start("unmanaged", &mut testbed.unmanaged(&arguments))?,
+        Process::start("managed", &mut testbed.managed(&RUN, &arguments))?,
+    ];
+    for index in 0..turns as usize {
+        // Which side is first alternates, too.
+        for side in [index % 2, (index + 1) % 2] {
+            sides[side].say("go")?;
+            sides[side].line(PATIENCE)?;
+        }
+    }
+    let [without, with] = sides;
+    Ok([
+        without.finish(PATIENCE)?.json()?,
+        with.finish(PATIENCE)?.json()?,
+    ])
+}
+
+/// This thread, and what it starts, on one CPU while it lasts.
+struct Pinned(CpuSet);
+
+impl Pinned {
+    fn to_one_cpu() -> anyhow::Result<Self> {
+        let this = Pid::from_raw(0);
+        let before = sched_getaffinity(this)?;
+        // The first one serves more interrupts.
+        let last = (0..CpuSet::count())
+            .rev()
+            .find(|cpu| before.is_set(*cpu).unwrap_or(false))
+            .context("no CPU to run on")?;
+        let mut one = CpuSet::new();
+        one.set(last)?;
+        sched_setaffinity(this, &one)?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        let _ = sched_setaffinity(Pid::from_raw(0), &self.0);
+    }
 }
 
 pub(crate) fn calls(testbed: &Testbed, simulated: bool, values: &mut Values) -> anyhow::Result<()> {
