@@ -10,11 +10,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use lithos_abi::bindings::{LITHOS_COUNT_REFUSED_CLUSTER, LITHOS_COUNT_REFUSED_COOPERATIVE};
 use lithos_descriptor::TpcMask;
+use lithos_descriptor::hook::{DOMAIN_API, DOMAIN_DESCRIPTOR, descriptor_words};
 use lithos_descriptor::hopper::Words;
 
 use crate::api::{self, Form, Launch};
 use crate::channel::Managed;
-use crate::driver::{DOMAIN_API, DOMAIN_DESCRIPTOR, Status};
+use crate::driver::Status;
 use crate::launch;
 use crate::local::{self, Call, Ending, Local};
 use crate::start::{self, Shim};
@@ -68,14 +69,6 @@ pub(crate) unsafe extern "C" fn on_callback(
             }
         });
     });
-}
-
-/// Words of the descriptor callback: its size in bytes and what is used of it.
-mod descriptor_words {
-    pub(super) const BYTES: u32 = 0x28;
-    pub(super) const CONTEXT: usize = 1;
-    pub(super) const FUNCTION: usize = 3;
-    pub(super) const DESCRIPTOR: usize = 4;
 }
 
 /// A descriptor is about to be uploaded.

@@ -13,6 +13,7 @@ use cudarc::driver::sys::{
     CU_MEMHOSTREGISTER_DEVICEMAP, CU_MEMHOSTREGISTER_PORTABLE, CUdevice_attribute,
     CUfunction_attribute, CUuuid,
 };
+use lithos_descriptor::hook::{self, Callback, Enable, Subscribe};
 use lithos_device::Arena;
 
 use crate::local::own;
@@ -22,22 +23,6 @@ pub(crate) type Status = u32;
 
 /// `CUcontext` and other handles.
 type Handle = *mut c_void;
-
-/// What the driver calls: user data, domain, number within the domain, parameters.
-pub(crate) type Callback = unsafe extern "C" fn(*mut c_void, c_int, c_int, *const c_void);
-
-/// Domain of descriptors that are about to be uploaded, and the one number in it.
-pub(crate) const DOMAIN_DESCRIPTOR: c_int = 0xb;
-const DESCRIPTOR: c_int = 1;
-/// Domain of API calls; the numbers are CUPTI's.
-pub(crate) const DOMAIN_API: c_int = 6;
-
-/// The export table with the callbacks, and the entries in it.
-const TABLE: [u8; 16] = [
-    0x2c, 0x8e, 0x0a, 0xd8, 0x07, 0x10, 0xab, 0x4e, 0x90, 0xdd, 0x54, 0x71, 0x9f, 0xe5, 0xf7, 0x4b,
-];
-const SUBSCRIBE: usize = 3;
-const ENABLE: usize = 6;
 
 /// Why the driver cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -113,11 +98,6 @@ functions! {
     from_green: c"cuCtxFromGreenCtx" fn(*mut Handle, Handle);
 }
 
-/// `subscribe(handle *, callback, user data)`.
-type Subscribe = unsafe extern "C" fn(*mut u32, Callback, *mut c_void) -> Status;
-/// `enable(1, handle, domain, number)`.
-type Enable = unsafe extern "C" fn(u32, u32, c_int, c_int) -> Status;
-
 /// The driver.
 pub(crate) struct Driver {
     functions: Functions,
@@ -139,7 +119,7 @@ impl Driver {
 
         let mut table = std::ptr::null();
         let uuid = CUuuid {
-            bytes: TABLE.map(u8::cast_signed),
+            bytes: hook::TABLE.map(u8::cast_signed),
         };
         // SAFETY: both are valid for the call; it may be made inside `cuInit`.
         let status = unsafe { (functions.get_export_table)(&raw mut table, &raw const uuid) };
@@ -154,7 +134,7 @@ impl Driver {
             let is_function = driver.is_some() && base(found) == driver;
             is_function.then_some(found).ok_or(DriverError::Table)
         };
-        let (subscribe, enable) = (entry(SUBSCRIBE)?, entry(ENABLE)?);
+        let (subscribe, enable) = (entry(hook::SUBSCRIBE)?, entry(hook::ENABLE)?);
         Ok(Self {
             functions,
             // SAFETY: this is the entry of the table that was measured to be this function.
@@ -188,12 +168,12 @@ impl Driver {
             }
         };
         for (id, is_needed) in calls {
-            let enabled = enable(DOMAIN_API, id);
+            let enabled = enable(hook::DOMAIN_API, id);
             if is_needed {
                 enabled?;
             }
         }
-        enable(DOMAIN_DESCRIPTOR, DESCRIPTOR)
+        enable(hook::DOMAIN_DESCRIPTOR, hook::DESCRIPTOR)
     }
 
     /// Makes a context current for a while.

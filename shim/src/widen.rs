@@ -163,6 +163,7 @@ fn tpcs(blocks: u64, tpc_sms: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lithos_abi::arena::Counts;
     use proptest::prelude::*;
 
     /// Two GPCs of 4 and 6 TPCs with holes between them, and two TPCs alone.
@@ -173,25 +174,11 @@ mod tests {
         gpc[75] = 0xfe;
         gpc[78] = 0xfe;
         let present: TpcMask = "0-3,9-14,75,78".parse().expect("a list");
-        let mut terms = empty_terms();
-        terms.present = present.bits();
-        terms.gpc = gpc;
-        Gpu::new(&terms)
-    }
-
-    fn empty_terms() -> Terms {
-        Terms {
-            channel: 1,
-            gpu_index: 0,
-            oversize: 0,
-            ring_bytes: 0,
-            arena_bytes: 0,
-            records: 1,
-            tpc_sms: 2,
-            regions: Default::default(),
-            present: [0; 2],
-            gpc: [u8::MAX; 128],
-        }
+        Gpu::new(&Terms {
+            present: present.bits(),
+            gpc,
+            ..Terms::sized(Counts::default())
+        })
     }
 
     fn mask(text: &str) -> TpcMask {
@@ -285,10 +272,11 @@ mod tests {
 
     #[test]
     fn a_gpc_too_many_hosts_no_cluster() {
-        let mut terms = empty_terms();
-        terms.present = [u64::MAX; 2];
-        terms.gpc = std::array::from_fn(|tpc| u8::try_from(tpc / 4).expect("32 GPCs"));
-        let gpu = Gpu::new(&terms);
+        let gpu = Gpu::new(&Terms {
+            present: [u64::MAX; 2],
+            gpc: std::array::from_fn(|tpc| u8::try_from(tpc / 4).expect("32 GPCs")),
+            ..Terms::sized(Counts::default())
+        });
         let last = mask("124-127");
         let (fitted, why) = gpu.fit(last, TpcMask::ALL, cluster(8));
         assert!(last.is_subset(fitted) && why == Some(Widened::Cluster));

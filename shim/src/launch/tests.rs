@@ -5,11 +5,11 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use lithos_abi::Page;
-use lithos_abi::arena::{Counts, layout};
+use lithos_abi::arena::Counts;
 use lithos_abi::bindings::*;
 use lithos_abi::grant::{Grant, Terms};
 use lithos_abi::lithos_record;
-use lithos_abi::ring::{Read, ring_bytes};
+use lithos_abi::ring::Read;
 use lithos_descriptor::TpcMask;
 use lithos_descriptor::hopper::{Descriptor, Kind, Release, ReleaseSize, WORDS, Words, fields};
 use lithos_device::Channel;
@@ -32,24 +32,15 @@ struct Bench {
 }
 
 fn bench_with(is_registered: bool, first: Option<&str>) -> Bench {
-    let (regions, arena_bytes) = layout(Counts {
+    let counts = Counts {
         stamps: RECORDS,
-        gates: 0,
-        atoms: 0,
-        cluster_atoms: 0,
-        tails: 0,
-    });
+        ..Default::default()
+    };
     let terms = Terms {
         channel: 77,
-        gpu_index: 0,
-        oversize: LITHOS_OVERSIZE_WIDEN,
-        ring_bytes: ring_bytes(RECORDS) as u64,
-        arena_bytes,
-        records: RECORDS,
-        tpc_sms: 2,
-        regions,
         present: mask(PRESENT).bits(),
         gpc: std::array::from_fn(|tpc| u8::try_from(tpc / 9).expect("15 at most")),
+        ..Terms::sized(counts)
     };
     let mut pages = pages::create(&terms).expect("pages");
     if let Some(first) = first {
@@ -59,7 +50,7 @@ fn bench_with(is_registered: bool, first: Option<&str>) -> Bench {
         reply: lithos_reply::default(),
         channel: terms.channel,
         ring_bytes: terms.ring_bytes,
-        arena_bytes,
+        arena_bytes: terms.arena_bytes,
     };
     let descriptors: Vec<OwnedFd> = pages
         .descriptors()

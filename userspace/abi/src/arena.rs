@@ -13,7 +13,7 @@ use crate::bindings::*;
 pub const DESCRIPTOR_STRIDE: u32 = 512;
 
 /// How many things each region of an arena holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Completion stamps: one per record of the ring.
     pub stamps: u32,

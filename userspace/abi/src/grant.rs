@@ -11,7 +11,9 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::fence;
 
 use crate::Page;
+use crate::arena::{Counts, layout};
 use crate::bindings::*;
+use crate::ring::ring_bytes;
 
 /// What a channel may do, as one value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,6 +53,27 @@ pub struct Terms {
     pub present: [u64; 2],
     /// GPC of each TPC, or `LITHOS_GPC_*`.
     pub gpc: [u8; LITHOS_TPCS_MAX as usize],
+}
+
+impl Terms {
+    /// The terms of a channel whose arena holds so many of each, and whose ring a record per stamp:
+    /// channel 0 of a GPU without TPCs, until its maker says more.
+    pub fn sized(counts: Counts) -> Self {
+        let (regions, arena_bytes) = layout(counts);
+        let ring_bytes = ring_bytes(counts.stamps).next_multiple_of(PAGE);
+        Self {
+            channel: 0,
+            gpu_index: 0,
+            oversize: LITHOS_OVERSIZE_WIDEN,
+            ring_bytes: ring_bytes as u64,
+            arena_bytes,
+            records: counts.stamps,
+            tpc_sms: 2,
+            regions,
+            present: [0; 2],
+            gpc: [LITHOS_GPC_NONE.to_le_bytes()[0]; LITHOS_TPCS_MAX as usize],
+        }
+    }
 }
 
 /// Why a page is not a grant page that this code can read.

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::thread;
 
-use lithos_abi::arena::{Counts, layout};
+use lithos_abi::arena::Counts;
 use lithos_abi::bindings::*;
 use lithos_abi::grant::{Grant, GrantPageError, GrantReader, GrantWriter, Terms};
 use memory::Memory;
@@ -15,24 +15,20 @@ use memory::Memory;
 const PAGE: usize = LITHOS_PAGE_BYTES as usize;
 
 fn terms() -> Terms {
-    let (regions, arena_bytes) = layout(Counts {
+    let counts = Counts {
         stamps: 64,
         gates: 4,
         atoms: 8,
         cluster_atoms: 8,
         tails: 4,
-    });
+    };
     Terms {
         channel: 0x1_0000_0007,
         gpu_index: 3,
         oversize: LITHOS_OVERSIZE_REFUSE,
-        ring_bytes: 12288,
-        arena_bytes,
-        records: 64,
-        tpc_sms: 2,
-        regions,
         present: [0x00ff_ffff_ffff_fe0f, 0x11],
         gpc: std::array::from_fn(|i| u8::try_from(i / 9).expect("128 TPCs at most")),
+        ..Terms::sized(counts)
     }
 }
 

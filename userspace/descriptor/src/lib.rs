@@ -9,6 +9,7 @@
 #![deny(missing_docs)]
 
 pub mod field;
+pub mod hook;
 pub mod hopper;
 pub mod layout;
 pub mod mask;

@@ -9,11 +9,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use lithos_abi::arena::{Counts, layout};
+use lithos_abi::arena::Counts;
 use lithos_abi::bindings::*;
 use lithos_abi::grant::{Grant, Terms};
 use lithos_abi::message::{Message, decode, encode, reply, text};
-use lithos_abi::ring::{Read, ring_bytes};
+use lithos_abi::ring::Read;
 use lithos_device::embedded::SocketBroker;
 use lithos_device::pages::{self, Pages, PagesError};
 use lithos_device::{Attached, Broker, BrokerError, Channel, ChannelError, packet};
@@ -25,24 +25,18 @@ const RECORDS: u32 = 64;
 const GPU: [u8; 16] = *b"GPU of this test";
 
 fn terms() -> Terms {
-    let (regions, arena_bytes) = layout(Counts {
+    let counts = Counts {
         stamps: RECORDS,
         gates: 2,
         atoms: 4,
         cluster_atoms: 4,
         tails: 2,
-    });
+    };
     Terms {
         channel: 0x2_0000_0005,
-        gpu_index: 0,
-        oversize: LITHOS_OVERSIZE_WIDEN,
-        ring_bytes: ring_bytes(RECORDS) as u64,
-        arena_bytes,
-        records: RECORDS,
-        tpc_sms: 2,
-        regions,
         present: [0xff, 0],
         gpc: [0; 128],
+        ..Terms::sized(counts)
     }
 }
 

@@ -6,10 +6,8 @@
 
 use std::collections::VecDeque;
 
-use lithos_abi::arena::layout;
 use lithos_abi::bindings::*;
 use lithos_abi::grant::{Grant, Terms};
-use lithos_abi::ring::ring_bytes;
 use lithos_policy::{
     ChannelId, Command, Event, GpuId, Nanos, Oversize, Refusal, Revision, TpcSet, tpcs_for_cluster,
 };
@@ -113,26 +111,20 @@ fn words(tpcs: TpcSet) -> Grant {
 
 /// The terms of a channel.
 pub(crate) fn terms(config: &Config, gpu: &Gpu, channel: u64, oversize: Oversize) -> Terms {
-    let (regions, arena_bytes) = layout(config.regions);
-    let mut gpc = [u8::try_from(LITHOS_GPC_NONE).unwrap_or(u8::MAX); LITHOS_TPCS_MAX as usize];
-    for tpc in gpu.board.tpcs.tpcs() {
-        let alone = u8::try_from(LITHOS_GPC_ALONE).unwrap_or(u8::MAX);
-        gpc[usize::from(tpc.bit)] = tpc.gpc.unwrap_or(alone);
-    }
-    Terms {
+    let mut terms = Terms {
         channel,
         gpu_index: gpu.index,
         oversize: match oversize {
             Oversize::Widen => LITHOS_OVERSIZE_WIDEN,
             Oversize::Refuse => LITHOS_OVERSIZE_REFUSE,
         },
-        ring_bytes: (ring_bytes(config.ring_records) as u64)
-            .next_multiple_of(u64::from(LITHOS_PAGE_BYTES)),
-        arena_bytes,
-        records: config.ring_records,
         tpc_sms: gpu.board.tpc_sms,
-        regions,
         present: gpu.board.tpcs.all().words(),
-        gpc,
+        ..Terms::sized(config.regions)
+    };
+    for tpc in gpu.board.tpcs.tpcs() {
+        let alone = u8::try_from(LITHOS_GPC_ALONE).unwrap_or(u8::MAX);
+        terms.gpc[usize::from(tpc.bit)] = tpc.gpc.unwrap_or(alone);
     }
+    terms
 }

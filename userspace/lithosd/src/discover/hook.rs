@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! The pre-upload callback of this process: takes TPCs away from the launches of the probe.
 //!
-//! The driver hands over each launch descriptor just before it uploads it (launch descriptors and the
-//! callback table are described in ARCHITECTURE.md). There is one subscriber per process.
+//! The driver hands over each launch descriptor just before it uploads it (`lithos_descriptor::hook`
+//! has the table of callbacks). There is one subscriber per process.
 
 use std::ffi::c_void;
 use std::ptr;
@@ -11,28 +11,10 @@ use std::sync::Mutex;
 use anyhow::{Context, bail};
 use cudarc::driver::sys::{self, CUuuid, CUuuid_st};
 use lithos_descriptor::TpcMask;
+use lithos_descriptor::hook::{self, Enable, Subscribe, descriptor_words};
 use lithos_descriptor::hopper::{Descriptor, Kind, Restricted, Words};
 
 use super::driver::check;
-
-/// The export table with the callback functions.
-const CALLBACK_TABLE: [u8; 16] = [
-    0x2c, 0x8e, 0x0a, 0xd8, 0x07, 0x10, 0xab, 0x4e, 0x90, 0xdd, 0x54, 0x71, 0x9f, 0xe5, 0xf7, 0x4b,
-];
-const SUBSCRIBE_ENTRY: usize = 3;
-const ENABLE_ENTRY: usize = 6;
-/// The callbacks that are made just before the upload of a launch descriptor.
-const UPLOAD_DOMAIN: i32 = 0xb;
-const UPLOAD_ID: i32 = 1;
-/// How large the parameters must be at least for their fifth word to exist.
-const PARAMETER_BYTES_MIN: u32 = 0x28;
-/// Which of their words points to the descriptor.
-const DESCRIPTOR_WORD: usize = 4;
-
-type Callback = unsafe extern "C" fn(*mut c_void, i32, i32, *const c_void);
-// They return numbers that are not all among the driver's documented results.
-type Subscribe = unsafe extern "C" fn(*mut u32, Callback, *mut c_void) -> u32;
-type Enable = unsafe extern "C" fn(u32, u32, i32, i32) -> u32;
 
 /// What to do with the next launch.
 #[derive(Clone, Copy, Debug)]
@@ -60,7 +42,7 @@ impl Hook {
     pub(super) fn install() -> anyhow::Result<&'static Self> {
         let mut table: *const c_void = ptr::null();
         let id: CUuuid = CUuuid_st {
-            bytes: CALLBACK_TABLE.map(u8::cast_signed),
+            bytes: hook::TABLE.map(u8::cast_signed),
         };
         // SAFETY: both pointers are to locals that outlive the call.
         check("cuGetExportTable", unsafe {
@@ -76,10 +58,10 @@ impl Hook {
         let (subscribe, enable) = unsafe {
             (
                 std::mem::transmute::<Option<unsafe extern "C" fn()>, Option<Subscribe>>(
-                    *table.add(SUBSCRIBE_ENTRY),
+                    *table.add(hook::SUBSCRIBE),
                 ),
                 std::mem::transmute::<Option<unsafe extern "C" fn()>, Option<Enable>>(
-                    *table.add(ENABLE_ENTRY),
+                    *table.add(hook::ENABLE),
                 ),
             )
         };
@@ -97,7 +79,7 @@ impl Hook {
             bail!("cannot subscribe to launches (error {result}); is a profiler attached?");
         }
         // SAFETY: plain values, and the handle is the subscriber's.
-        let result = unsafe { enable(1, handle, UPLOAD_DOMAIN, UPLOAD_ID) };
+        let result = unsafe { enable(1, handle, hook::DOMAIN_DESCRIPTOR, hook::DESCRIPTOR) };
         if result != 0 {
             bail!("cannot enable the callbacks of launches (error {result})");
         }
@@ -130,7 +112,7 @@ impl Hook {
 
 /// Called by the driver, on the launching thread, inside the launch.
 unsafe extern "C" fn on_upload(user: *mut c_void, domain: i32, id: i32, parameters: *const c_void) {
-    if (domain, id) != (UPLOAD_DOMAIN, UPLOAD_ID) || parameters.is_null() {
+    if (domain, id) != (hook::DOMAIN_DESCRIPTOR, hook::DESCRIPTOR) || parameters.is_null() {
         return;
     }
     // SAFETY: this is the hook that was given to `subscribe`; it is never freed.
@@ -141,13 +123,16 @@ unsafe extern "C" fn on_upload(user: *mut c_void, domain: i32, id: i32, paramete
     };
     // SAFETY: the parameters begin with their size.
     let bytes = unsafe { parameters.cast::<u32>().read() };
-    if bytes < PARAMETER_BYTES_MIN {
+    if bytes < descriptor_words::BYTES {
         state.1 = Outcome::Failed(format!("the callback has {bytes} bytes of parameters"));
         return;
     }
     // SAFETY: the parameters are large enough, as was checked, and words of 8 bytes.
     let words = unsafe {
-        let word = parameters.cast::<*mut Words>().add(DESCRIPTOR_WORD).read();
+        let word = parameters
+            .cast::<*mut Words>()
+            .add(descriptor_words::DESCRIPTOR)
+            .read();
         word.as_mut()
     };
     state.1 = match words {
