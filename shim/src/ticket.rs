@@ -16,7 +16,7 @@
 
 use std::sync::atomic::AtomicU32;
 
-use lithos_abi::bindings::{LITHOS_COUNT_OVERRUN, LITHOS_COUNT_VOID, LITHOS_RECORD_VOID};
+use lithos_abi::bindings::{LITHOS_COUNT_VOID, LITHOS_RECORD_VOID};
 use lithos_abi::lithos_record;
 
 use crate::channel::Managed;
@@ -42,19 +42,19 @@ impl Reserved {
         }
     }
 
-    /// Says that no launch came of it.
+    /// Says that no launch came of it. One counter speaks of a sequence: where the place is in use no
+    /// record can say so, but it is no overrun, which is a launch.
     #[cold]
     fn void(self, managed: &Managed) {
         let ring = managed.ring();
         ring.count(LITHOS_COUNT_VOID);
-        if !self.is_claimed {
-            return ring.count(LITHOS_COUNT_OVERRUN);
+        if self.is_claimed {
+            ring.write(&lithos_record {
+                sequence: self.sequence,
+                flags: LITHOS_RECORD_VOID,
+                ..Default::default()
+            });
         }
-        ring.write(&lithos_record {
-            sequence: self.sequence,
-            flags: LITHOS_RECORD_VOID,
-            ..Default::default()
-        });
     }
 }
 

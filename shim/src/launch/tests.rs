@@ -605,6 +605,25 @@ fn a_sequence_that_no_launch_came_of_is_void() {
 }
 
 #[test]
+fn a_void_sequence_whose_place_is_in_use_is_counted_once() {
+    let (bench, pins) = held("0-3");
+    for _ in 0..RECORDS {
+        bench.launch(&mut plain());
+    }
+    local::with(|local| {
+        local.set_ticket(Some(ticket(bench, pins)));
+        local.set_ticket(None);
+    });
+    let ring = bench.pages.ring();
+    assert_eq!(ring.reserved(), u64::from(RECORDS) + 1);
+    assert_eq!(bench.count(LITHOS_COUNT_VOID), 1);
+    assert_eq!(bench.count(LITHOS_COUNT_OVERRUN), 0);
+    assert_eq!(ring.masked(), u64::from(RECORDS));
+    assert_eq!(ring.stamped(), u64::from(RECORDS));
+    assert_eq!(bench.record(1).function, 0xf, "the place is as it was");
+}
+
+#[test]
 fn a_ticket_is_for_launches_of_its_own_channel() {
     let (bench, pins) = held("0-3");
     let (other, _) = held("9-12");

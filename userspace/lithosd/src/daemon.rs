@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -82,7 +82,10 @@ pub fn run(config: Config, machine: Option<Machine>) -> anyhow::Result<()> {
     let run_dir = &config.runtime_directory;
     make_directory(run_dir)?;
     make_directory(&config.state_directory)?;
-    let _lock = lock(run_dir)?;
+    let _locks = [
+        lock(run_dir, "lithosd.lock", "runtime_directory")?,
+        lock(&config.state_directory, "state.lock", "state_directory")?,
+    ];
     raise_descriptor_limit();
     let machine = match machine {
         Some(machine) => machine,
@@ -266,13 +269,16 @@ fn make_directory(path: &Path) -> anyhow::Result<()> {
     made.with_context(|| format!("cannot make the directory {}", path.display()))
 }
 
-/// Takes the lock that says that this daemon serves a runtime directory.
-fn lock(run_dir: &Path) -> anyhow::Result<Flock<File>> {
-    let path = run_dir.join("lithosd.lock");
+/// Takes the lock that says that a directory is this daemon's. Without one on the runtime directory
+/// tenants would find either of two daemons, without one on the state directory each would undo the
+/// partitions of the other. Nobody else may open the file, or they could take the lock, too.
+fn lock(directory: &Path, name: &str, key: &str) -> anyhow::Result<Flock<File>> {
+    let path = directory.join(name);
     let file = OpenOptions::new()
         .create(true)
         .truncate(false)
         .write(true)
+        .mode(0o600)
         .open(&path);
     let file = file.with_context(|| format!("cannot open {}", path.display()))?;
     let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -280,9 +286,8 @@ fn lock(run_dir: &Path) -> anyhow::Result<Flock<File>> {
         Err((_, nix::Error::EWOULDBLOCK)) => {
             let pid = fs::read_to_string(&path).unwrap_or_default();
             bail!(
-                "lithosd runs already on {} (process {}); stop it, or use another \
-                 runtime_directory",
-                run_dir.display(),
+                "lithosd runs already on {} (process {}); stop it, or use another {key}",
+                directory.display(),
                 pid.trim()
             )
         }

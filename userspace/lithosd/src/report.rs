@@ -114,12 +114,14 @@ impl Broker {
     fn tenant_statuses(&self) -> Vec<TenantStatus> {
         let status = |(id, tenant): (&lithos_policy::TenantId, &crate::broker::Tenant)| {
             let pid = tenant.process.pid;
+            // A process names itself as it likes, and people read this on a terminal.
             let command = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            let command = command.trim_end().replace(char::is_control, "?");
             TenantStatus {
                 tenant: id.0,
                 pid,
                 uid: tenant.process.uid,
-                command: command.trim_end().into(),
+                command,
                 partition: tenant.partition.clone(),
                 channels: tenant.channels.iter().map(|channel| channel.0).collect(),
             }

@@ -3,8 +3,9 @@
 //!
 //! A connection is one tenant at most. It ends when either end closes it or when the process that made
 //! it ends, whoever else holds a copy of the descriptor. Nothing here waits for a peer: one that does
-//! not take its replies is dropped. While a tenant waits for its first grant its further requests stay
-//! in the socket, so that replies come in the order of requests.
+//! not take its replies is dropped, and replies queue nowhere but in its socket. While a tenant waits
+//! for its first grant its further requests stay in the socket, so that replies come in the order of
+//! requests.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,7 +22,8 @@ use crate::listener::Listener;
 use crate::peer::Peer;
 use crate::token::{Kind, Token};
 
-/// Connections that have not attached yet, beyond the tenants that there may be.
+/// Connections that have not attached yet. Beyond that the one that has taken longest is closed, so
+/// that those who attach at once are not kept out by those who never do.
 const STRANGERS_MAX: usize = 64;
 /// Requests of one connection that are taken in before others have their turn.
 const REQUESTS_AT_ONCE: usize = 16;
@@ -56,10 +58,15 @@ impl Tenants {
     /// Takes in those who have connected.
     pub(crate) fn accept(&mut self, broker: &mut Broker, epoll: &Epoll, now: Nanos) {
         while let Some(stream) = self.listener.accept(epoll, now) {
-            if self.connections.len() >= broker.config.tenants_max + STRANGERS_MAX {
-                let why = Refused::new(libc::EUSERS, "too many connections; this one was closed");
-                broker.note_refusal(0, &why);
-                continue;
+            let strangers = self.strangers().map(|(&number, _)| number);
+            let strangers: Vec<u64> = strangers.collect();
+            // Their numbers are in the order in which they came.
+            if let [oldest, ..] = strangers[..]
+                && strangers.len() >= STRANGERS_MAX
+            {
+                let text = "too many connections without a tenant; the oldest one was closed";
+                broker.note_refusal(0, &Refused::new(libc::EUSERS, text));
+                self.end(oldest, "others want its place", broker, now);
             }
             let number = self.listener.accepted();
             if let Err(error) = self.enter(number, stream.into(), epoll, now) {
@@ -161,12 +168,9 @@ impl Tenants {
     /// Does what is due: drops those who connected and never attached.
     pub(crate) fn turn(&mut self, broker: &mut Broker, epoll: &Epoll, now: Nanos) {
         self.listener.turn(epoll, now);
-        let late =
-            |connection: &Connection| connection.tenant.is_none() && connection.attach_by <= now;
         let late = self
-            .connections
-            .iter()
-            .filter(|(_, connection)| late(connection));
+            .strangers()
+            .filter(|(_, stranger)| stranger.attach_by <= now);
         for number in late.map(|(&number, _)| number).collect::<Vec<_>>() {
             self.end(number, "it did not attach", broker, now);
         }
@@ -174,9 +178,14 @@ impl Tenants {
 
     /// Returns when [`Tenants::turn`] is due next if nothing happens before.
     pub(crate) fn next_turn(&self) -> Option<Nanos> {
-        let strangers = self.connections.values().filter(|c| c.tenant.is_none());
-        let dues = strangers.map(|connection| connection.attach_by);
+        let dues = self.strangers().map(|(_, stranger)| stranger.attach_by);
         dues.chain(self.listener.next_turn()).min()
+    }
+
+    /// The connections that have not attached.
+    fn strangers(&self) -> impl Iterator<Item = (&u64, &Connection)> {
+        let connections = self.connections.iter();
+        connections.filter(|(_, connection)| connection.tenant.is_none())
     }
 
     fn end(&mut self, number: u64, why: &str, broker: &mut Broker, now: Nanos) {

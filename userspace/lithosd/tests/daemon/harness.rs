@@ -33,12 +33,63 @@ pub(crate) struct Daemon {
     dir: tempfile::TempDir,
 }
 
+/// What a daemon holds, by the kernel's count.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Footprint {
+    pub(crate) descriptors: usize,
+    pub(crate) sockets: usize,
+    /// Maps of channels' pages.
+    pub(crate) pages: usize,
+    /// Memory of its own (RssAnon).
+    pub(crate) memory_kb: u64,
+}
+
+impl Footprint {
+    /// Whether this is no more than that. An allocator may keep a little for later.
+    fn is_within(&self, other: &Self) -> bool {
+        self.descriptors <= other.descriptors
+            && self.sockets <= other.sockets
+            && self.pages <= other.pages
+            && self.memory_kb <= other.memory_kb + 1024
+    }
+}
+
 /// Waits until a condition holds.
-pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, holds: impl FnMut() -> bool) {
+    assert!(holds_in_time(holds), "it never came: {what}");
+}
+
+/// Returns whether a condition comes to hold before patience ends.
+fn holds_in_time(mut holds: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {
-        assert!(Instant::now() < deadline, "it never came: {what}");
+        if Instant::now() >= deadline {
+            return false;
+        }
         std::thread::sleep(Duration::from_millis(2));
+    }
+    true
+}
+
+/// Numbers that look random and are the same in each run.
+pub(crate) struct Chance(pub(crate) u64);
+
+impl Chance {
+    pub(crate) fn next(&mut self) -> u64 {
+        // xorshift64 (Marsaglia).
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    pub(crate) fn below(&mut self, bound: u32) -> u32 {
+        u32::try_from(self.next() % u64::from(bound)).unwrap()
+    }
+
+    pub(crate) fn bytes(&mut self, count: u32) -> Vec<u8> {
+        let words = std::iter::repeat_with(|| self.next().to_le_bytes());
+        words.flatten().take(count as usize).collect()
     }
 }
 
@@ -211,9 +262,46 @@ impl Daemon {
 
     /// Descriptors that the daemon has open.
     pub(crate) fn descriptors(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/fd", self.pid()))
+        self.footprint().descriptors
+    }
+
+    /// What the daemon holds now.
+    pub(crate) fn footprint(&self) -> Footprint {
+        let proc = PathBuf::from(format!("/proc/{}", self.pid()));
+        let links: Vec<PathBuf> = fs::read_dir(proc.join("fd"))
             .unwrap()
-            .count()
+            .filter_map(|entry| fs::read_link(entry.unwrap().path()).ok())
+            .collect();
+        let is_socket = |link: &&PathBuf| link.to_string_lossy().starts_with("socket:");
+        let maps = fs::read_to_string(proc.join("maps")).unwrap();
+        let status = fs::read_to_string(proc.join("status")).unwrap();
+        let memory = (status.lines()).find_map(|line| line.strip_prefix("RssAnon:"));
+        let memory = memory.unwrap().trim().trim_end_matches(" kB");
+        Footprint {
+            descriptors: links.len(),
+            sockets: links.iter().filter(is_socket).count(),
+            pages: maps.matches("/memfd:lithos-").count(),
+            memory_kb: memory.parse().unwrap(),
+        }
+    }
+
+    /// Does something again and again, and checks that the daemon holds no more after it than before.
+    pub(crate) fn keeps_nothing_of(&self, mut what: impl FnMut(&Self)) {
+        // The first time fills what is kept for the next: the allocator's free lists, above all.
+        what(self);
+        let before = self.footprint();
+        for _ in 0..4 {
+            what(self);
+        }
+        let mut after = before;
+        let gone = || {
+            after = self.footprint();
+            after.is_within(&before)
+        };
+        if !holds_in_time(gone) {
+            panic!("{before:?} before, {after:?} after");
+        }
+        assert!(self.status().tenants.is_empty());
     }
 
     pub(crate) fn lithos(&self) -> Command {

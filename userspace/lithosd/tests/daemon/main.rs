@@ -4,5 +4,7 @@
 mod channels;
 mod command;
 mod harness;
+mod hostile;
 mod life;
+mod raw;
 mod refusals;

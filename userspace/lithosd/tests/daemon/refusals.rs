@@ -2,79 +2,19 @@
 //! Bad input: a clear refusal for whoever sent it, and nothing for anybody else.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lithos_abi::bindings::*;
-use lithos_abi::message::{PACKET_BYTES_MAX, encode, set_text, text};
+use lithos_abi::message::{PACKET_BYTES_MAX, encode};
 use lithos_device::embedded::SocketBroker;
 use lithos_device::{Attached, Broker, BrokerError, packet};
 use lithosd::control::{FailureKind, Reply, Request};
-use nix::poll::PollFlags;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
 use crate::harness::*;
-
-/// A connection that says what it likes.
-struct Raw(OwnedFd);
-
-impl Raw {
-    fn connect(daemon: &Daemon) -> Self {
-        let flags = SockFlag::SOCK_CLOEXEC;
-        let fd = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).unwrap();
-        connect(fd.as_raw_fd(), &UnixAddr::new(&daemon.socket()).unwrap()).unwrap();
-        Self(fd)
-    }
-
-    fn send(&self, bytes: &[u8]) {
-        packet::send(self.0.as_fd(), bytes, &[]).unwrap();
-    }
-
-    /// Receives a packet; empty when the daemon has closed the connection.
-    fn receive(&self) -> Vec<u8> {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        packet::wait(self.0.as_fd(), PollFlags::POLLIN, deadline).unwrap();
-        let mut buffer = vec![0; PACKET_BYTES_MAX];
-        let size = packet::receive(self.0.as_fd(), &mut buffer).unwrap_or(0);
-        buffer.truncate(size);
-        buffer
-    }
-
-    /// Sends bytes, and returns type, errno and text of the reply.
-    fn refused(&self, bytes: &[u8]) -> (u32, i32, String) {
-        self.send(bytes);
-        let reply = self.receive();
-        let half = |at: usize| u32::from_le_bytes(reply[at..at + 4].try_into().unwrap());
-        let field: Vec<i8> = reply[16..16 + LITHOS_TEXT_BYTES as usize]
-            .iter()
-            .map(|byte| byte.cast_signed())
-            .collect();
-        (half(0), half(8).cast_signed(), text(&field).unwrap())
-    }
-
-    fn attach(&self, partition: &str) -> Vec<u8> {
-        self.send(&attach(partition));
-        self.receive()
-    }
-}
-
-fn attach(partition: &str) -> Vec<u8> {
-    encode(&lithos_attach {
-        version: LITHOS_ABI_VERSION,
-        reserved: 0,
-        partition: set_text(partition),
-    })
-}
-
-fn create(gpu: [u8; 16]) -> Vec<u8> {
-    encode(&lithos_channel_create {
-        gpu,
-        context: 1,
-        reserved: [0; 2],
-    })
-}
+use crate::raw::{Raw, attach, create};
 
 fn refusal(outcome: Result<Attached, BrokerError>) -> (i32, String) {
     match outcome {
