@@ -32,10 +32,11 @@ pub(crate) struct Clients {
 
 /// The group whose members may change things.
 #[derive(Clone, Debug)]
-pub(crate) struct Group {
-    pub(crate) name: String,
+pub struct Group {
+    /// Its name.
+    pub name: String,
     /// None if there is no such group.
-    pub(crate) gid: Option<u32>,
+    pub gid: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -50,7 +51,7 @@ struct Connection {
 }
 
 /// Answers requests. The connections know nothing of what they are about.
-pub(crate) trait Answer {
+pub trait Answer {
     /// Does what a process asks for, if it may.
     fn answer(&mut self, request: Request, peer: &Peer, now: Nanos) -> Reply;
 }
@@ -152,7 +153,7 @@ impl Connection {
                 return Ok(None);
             }
             let reply = match self.take_line() {
-                Some(line) => self.reply(&line, answerer, group, now),
+                Some(line) => reply(&line, &self.peer, answerer, group, now),
                 None if self.input.len() < LINE_BYTES_MAX => return Ok(Some(EpollFlags::EPOLLIN)),
                 None => {
                     self.closing = true;
@@ -211,20 +212,27 @@ impl Connection {
         line.pop();
         Some(line)
     }
+}
 
-    fn reply(&self, line: &[u8], answerer: &mut impl Answer, group: &Group, now: Nanos) -> Reply {
-        let request: Request = match serde_json::from_slice(line) {
-            Ok(request) => request,
-            Err(error) => {
-                let text = format!("this is no request: {error}");
-                return Reply::Error(Failure::new(FailureKind::Malformed, text));
-            }
-        };
-        if request.changes() && !self.peer.may_change(group.gid) {
-            return Reply::Error(Failure::new(FailureKind::Denied, group.denial()));
+/// Returns the reply to a line of a process.
+pub fn reply(
+    line: &[u8],
+    peer: &Peer,
+    answerer: &mut impl Answer,
+    group: &Group,
+    now: Nanos,
+) -> Reply {
+    let request: Request = match serde_json::from_slice(line) {
+        Ok(request) => request,
+        Err(error) => {
+            let text = format!("this is no request: {error}");
+            return Reply::Error(Failure::new(FailureKind::Malformed, text));
         }
-        answerer.answer(request, &self.peer, now)
+    };
+    if request.changes() && !peer.may_change(group.gid) {
+        return Reply::Error(Failure::new(FailureKind::Denied, group.denial()));
     }
+    answerer.answer(request, peer, now)
 }
 
 impl Group {
@@ -245,11 +253,13 @@ impl Group {
 
 /// What answers requests with the broker's help.
 #[derive(Debug)]
-pub(crate) struct Desk<'a> {
-    pub(crate) broker: &'a mut Broker,
-    pub(crate) facts: &'a crate::daemon::Facts,
+pub struct Desk<'a> {
+    /// The broker.
+    pub broker: &'a mut Broker,
+    /// What never changes.
+    pub facts: &'a crate::daemon::Facts,
     /// Processes that partitions were just made for.
-    pub(crate) owners: Vec<(std::os::fd::OwnedFd, String)>,
+    pub owners: Vec<(std::os::fd::OwnedFd, String)>,
 }
 
 impl Answer for Desk<'_> {

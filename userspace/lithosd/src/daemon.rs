@@ -43,10 +43,13 @@ const EVENTS: usize = 64;
 
 /// What does not change while the daemon runs, for status and replies.
 #[derive(Clone, Debug)]
-pub(crate) struct Facts {
-    pub(crate) broker_socket: String,
-    pub(crate) mps: MpsStatus,
-    started: Nanos,
+pub struct Facts {
+    /// Where tenants connect.
+    pub broker_socket: String,
+    /// MPS.
+    pub mps: MpsStatus,
+    /// When the daemon started.
+    pub started: Nanos,
 }
 
 impl Facts {

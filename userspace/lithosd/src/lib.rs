@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   tenants --SEQPACKET--> tenants.rs --+                       +--> lithos-policy
-//!                                       +--> broker.rs ---------+
+//!                          session.rs   +--> broker.rs ---------+
 //!   lithos  --STREAM-----> clients.rs --+    operator.rs        +--> grant.rs: grant pages
 //!                                            report.rs          +--> ledger.rs: rings and stamps
 //!                 daemon.rs: one thread, one place that waits
@@ -11,7 +11,7 @@
 
 pub mod board;
 pub mod broker;
-mod clients;
+pub mod clients;
 pub mod config;
 pub mod control;
 pub mod daemon;
@@ -23,8 +23,9 @@ pub mod ledger;
 mod listener;
 pub mod operator;
 pub mod partition;
-mod peer;
+pub mod peer;
 mod report;
+pub mod session;
 pub mod status;
 pub mod store;
 mod tenants;

@@ -11,17 +11,18 @@ use crate::broker::Process;
 
 /// A process that connected.
 #[derive(Debug)]
-pub(crate) struct Peer {
-    pub(crate) process: Process,
+pub struct Peer {
+    /// The process.
+    pub process: Process,
     gid: u32,
     groups: Vec<u32>,
     /// Readable when the process has ended, whoever else holds its socket.
-    pub(crate) pidfd: OwnedFd,
+    pub pidfd: OwnedFd,
 }
 
 impl Peer {
     /// Asks the kernel. An error where the process has ended already.
-    pub(crate) fn of(socket: BorrowedFd<'_>) -> io::Result<Self> {
+    pub fn of(socket: BorrowedFd<'_>) -> io::Result<Self> {
         let credentials = getsockopt(&socket, PeerCredentials)?;
         let pid = credentials.pid();
         let pidfd = match getsockopt(&socket, PeerPidfd) {
@@ -43,14 +44,14 @@ impl Peer {
 
     /// Returns whether the process may change things: it is root's, the daemon's own user's, or a
     /// member of the group.
-    pub(crate) fn may_change(&self, group: Option<u32>) -> bool {
+    pub fn may_change(&self, group: Option<u32>) -> bool {
         let uid = self.process.uid;
         let member = |gid| self.gid == gid || self.groups.contains(&gid);
         uid == 0 || uid == nix::unistd::geteuid().as_raw() || group.is_some_and(member)
     }
 
     /// Returns another descriptor that is readable when the process has ended.
-    pub(crate) fn clone_pidfd(&self) -> io::Result<OwnedFd> {
+    pub fn clone_pidfd(&self) -> io::Result<OwnedFd> {
         self.pidfd.as_fd().try_clone_to_owned()
     }
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The socket that tenants connect to, and their connections.
+//! The socket that tenants connect to, and their connections. What is said on one is a
+//! [`Session`](crate::session)'s affair.
 //!
 //! A connection is one tenant at most. It ends when either end closes it or when the process that made
 //! it ends, whoever else holds a copy of the descriptor. Nothing here waits for a peer: one that does
@@ -9,17 +10,17 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use lithos_abi::bindings::*;
-use lithos_abi::message::{self, MessageError, PACKET_BYTES_MAX, decode, encode};
+use lithos_abi::message::PACKET_BYTES_MAX;
 use lithos_device::packet;
-use lithos_policy::{Nanos, TenantId};
+use lithos_policy::Nanos;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
 use crate::broker::{Answer, Broker, Refused};
 use crate::listener::Listener;
 use crate::peer::Peer;
+use crate::session::Session;
 use crate::token::{Kind, Token};
 
 /// Connections that have not attached yet. Beyond that the one that has taken longest is closed, so
@@ -40,8 +41,9 @@ pub(crate) struct Tenants {
 #[derive(Debug)]
 struct Connection {
     socket: OwnedFd,
-    peer: Peer,
-    tenant: Option<TenantId>,
+    /// Readable when the process has ended, whoever else holds its socket.
+    _pidfd: OwnedFd,
+    session: Session,
     /// A first grant is awaited; requests are left in the socket.
     waits: bool,
     attach_by: Nanos,
@@ -83,8 +85,8 @@ impl Tenants {
         epoll.add(&peer.pidfd, watch(Kind::TenantProcess, EpollFlags::EPOLLIN))?;
         let connection = Connection {
             socket,
-            peer,
-            tenant: None,
+            session: Session::new(peer.process),
+            _pidfd: peer.pidfd,
             waits: false,
             attach_by: now.after(ATTACH_WAIT),
         };
@@ -111,7 +113,7 @@ impl Tenants {
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => buffer.len(),
                 Err(_) => return self.end(number, "the connection broke", broker, now),
             };
-            match connection.take(&buffer[..size], broker, now) {
+            match connection.session.take(&buffer[..size], broker, now) {
                 Some(reply) => {
                     if !connection.send(&reply, &[]) {
                         return self.end(number, "replies were not taken", broker, now);
@@ -142,23 +144,15 @@ impl Tenants {
     ) {
         for Answer { tenant, outcome } in answers {
             let mut connections = self.connections.iter_mut();
-            let found = connections.find(|(_, connection)| connection.tenant == Some(tenant));
+            let found =
+                connections.find(|(_, connection)| connection.session.tenant() == Some(tenant));
             let Some((&number, connection)) = found else {
                 continue;
             };
             connection.waits = false;
             connection.watch(number, epoll);
-            let sent = match outcome {
-                Ok(channel) => broker
-                    .channel_reply(channel)
-                    .is_some_and(|(reply, descriptors)| {
-                        connection.send(&encode(&reply), &descriptors)
-                    }),
-                Err(why) => {
-                    broker.note_refusal(connection.peer.process.pid, &why);
-                    connection.send(&refusal(LITHOS_MESSAGE_CHANNEL_CREATE, &why), &[])
-                }
-            };
+            let answer = connection.session.answer(outcome, broker);
+            let sent = answer.is_some_and(|(reply, pages)| connection.send(&reply, &pages));
             if !sent {
                 self.end(number, "replies were not taken", broker, now);
             }
@@ -185,7 +179,7 @@ impl Tenants {
     /// The connections that have not attached.
     fn strangers(&self) -> impl Iterator<Item = (&u64, &Connection)> {
         let connections = self.connections.iter();
-        connections.filter(|(_, connection)| connection.tenant.is_none())
+        connections.filter(|(_, connection)| connection.session.tenant().is_none())
     }
 
     fn end(&mut self, number: u64, why: &str, broker: &mut Broker, now: Nanos) {
@@ -193,7 +187,7 @@ impl Tenants {
         let tenant = self
             .connections
             .remove(&number)
-            .and_then(|connection| connection.tenant);
+            .and_then(|connection| connection.session.tenant());
         if let Some(tenant) = tenant {
             broker.end_tenant(tenant, why, now);
         }
@@ -201,90 +195,8 @@ impl Tenants {
 }
 
 impl Connection {
-    /// Takes in one packet and returns the reply, or none if it will come with a first grant.
-    fn take(&mut self, packet: &[u8], broker: &mut Broker, now: Nanos) -> Option<Vec<u8>> {
-        let head = packet
-            .first_chunk()
-            .map_or(0, |head| u32::from_le_bytes(*head));
-        let outcome = match message::kind(packet) {
-            Ok(LITHOS_MESSAGE_ATTACH) => self.attach(packet, broker, now).map(Some),
-            Ok(LITHOS_MESSAGE_CHANNEL_CREATE) => {
-                self.create_channel(packet, broker, now).map(|()| None)
-            }
-            Ok(LITHOS_MESSAGE_CHANNEL_DESTROY) => {
-                self.destroy_channel(packet, broker, now).map(Some)
-            }
-            Ok(other) => Err(malformed(MessageError::Type(other))),
-            Err(error) => Err(malformed(error)),
-        };
-        outcome.unwrap_or_else(|why| {
-            broker.note_refusal(self.peer.process.pid, &why);
-            Some(refusal(head, &why))
-        })
-    }
-
-    fn attach(
-        &mut self,
-        packet: &[u8],
-        broker: &mut Broker,
-        now: Nanos,
-    ) -> Result<Vec<u8>, Refused> {
-        // A tenant of another version may have a longer structure: look at the version first.
-        let at = size_of::<lithos_message>();
-        let version = packet.get(at..).and_then(|rest| rest.first_chunk());
-        let version = version.map_or(LITHOS_ABI_VERSION, |bytes| u32::from_le_bytes(*bytes));
-        if version != LITHOS_ABI_VERSION {
-            let text = format!(
-                "the tenant speaks ABI version {version}, the broker {LITHOS_ABI_VERSION}; \
-                 use the shim and the daemon of one release"
-            );
-            return Err(Refused::new(libc::EPROTONOSUPPORT, text));
-        }
-        let request: lithos_attach = decode(packet).map_err(malformed)?;
-        if self.tenant.is_some() {
-            let text = "this connection is a tenant already; use another one";
-            return Err(Refused::new(libc::EALREADY, text));
-        }
-        let partition = message::text(&request.partition).unwrap_or_default();
-        let (tenant, flags) = broker.attach(self.peer.process, &partition, now)?;
-        self.tenant = Some(tenant);
-        Ok(encode(&lithos_attached {
-            reply: message::reply(0, ""),
-            tenant: tenant.0,
-            flags,
-            version: LITHOS_ABI_VERSION,
-        }))
-    }
-
-    fn create_channel(
-        &mut self,
-        packet: &[u8],
-        broker: &mut Broker,
-        now: Nanos,
-    ) -> Result<(), Refused> {
-        let request: lithos_channel_create = decode(packet).map_err(malformed)?;
-        broker.create_channel(self.attached()?, &request, now)
-    }
-
-    fn destroy_channel(
-        &mut self,
-        packet: &[u8],
-        broker: &mut Broker,
-        now: Nanos,
-    ) -> Result<Vec<u8>, Refused> {
-        let request: lithos_channel_destroy = decode(packet).map_err(malformed)?;
-        broker.destroy_channel(self.attached()?, request.channel, now)?;
-        Ok(encode(&message::reply(0, "")))
-    }
-
-    fn attached(&self) -> Result<TenantId, Refused> {
-        let text = "this connection is no tenant yet; attach to a partition first";
-        self.tenant
-            .ok_or_else(|| Refused::new(libc::ENOTCONN, text))
-    }
-
     /// Sends a reply, and returns whether there was room for it.
-    fn send(&self, reply: &[u8], descriptors: &[std::os::fd::BorrowedFd<'_>]) -> bool {
+    fn send(&self, reply: &[u8], descriptors: &[BorrowedFd<'_>]) -> bool {
         packet::send(self.socket.as_fd(), reply, descriptors).is_ok()
     }
 
@@ -298,36 +210,6 @@ impl Connection {
         let mut event = EpollEvent::new(flags, Token { kind, number }.into());
         if let Err(error) = epoll.modify(&self.socket, &mut event) {
             tracing::error!("cannot watch a connection: {error}");
-        }
-    }
-}
-
-fn malformed(error: MessageError) -> Refused {
-    let text = format!("this is no request of ABI version {LITHOS_ABI_VERSION}: {error}");
-    Refused::new(libc::EBADMSG, text)
-}
-
-/// Returns the reply that refuses a request of a type. All replies begin alike, so that one to a
-/// type that is not known here can be read, too.
-fn refusal(kind: u32, why: &Refused) -> Vec<u8> {
-    let reply = why.reply();
-    match kind {
-        LITHOS_MESSAGE_ATTACH => encode(&lithos_attached {
-            reply,
-            tenant: 0,
-            flags: 0,
-            version: LITHOS_ABI_VERSION,
-        }),
-        LITHOS_MESSAGE_CHANNEL_CREATE => encode(&lithos_channel {
-            reply,
-            channel: 0,
-            ring_bytes: 0,
-            arena_bytes: 0,
-        }),
-        _ => {
-            let mut packet = encode(&reply);
-            packet[..4].copy_from_slice(&(kind | LITHOS_MESSAGE_REPLY).to_le_bytes());
-            packet
         }
     }
 }

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! What is said on a tenant's connection: packets in, packets out.
+//!
+//! It knows no socket and no clock, so that any conversation can be held with the real broker: by a
+//! process over a socket, or by a fuzzer.
+
+use std::os::fd::BorrowedFd;
+
+use lithos_abi::bindings::*;
+use lithos_abi::message::{self, MessageError, decode, encode};
+use lithos_policy::{ChannelId, Nanos, TenantId};
+
+use crate::broker::{Broker, Process, Refused};
+
+/// A conversation with one process, which is one tenant at most.
+#[derive(Debug)]
+pub struct Session {
+    process: Process,
+    tenant: Option<TenantId>,
+}
+
+impl Session {
+    /// The conversation with a process that has said nothing yet.
+    pub fn new(process: Process) -> Self {
+        Self {
+            process,
+            tenant: None,
+        }
+    }
+
+    /// Returns the tenant that the process has become.
+    pub fn tenant(&self) -> Option<TenantId> {
+        self.tenant
+    }
+
+    /// Takes in one packet and returns the reply, or none if it will come with a first grant.
+    pub fn take(&mut self, packet: &[u8], broker: &mut Broker, now: Nanos) -> Option<Vec<u8>> {
+        let head = packet
+            .first_chunk()
+            .map_or(0, |head| u32::from_le_bytes(*head));
+        let outcome = match message::kind(packet) {
+            Ok(LITHOS_MESSAGE_ATTACH) => self.attach(packet, broker, now).map(Some),
+            Ok(LITHOS_MESSAGE_CHANNEL_CREATE) => {
+                self.create_channel(packet, broker, now).map(|()| None)
+            }
+            Ok(LITHOS_MESSAGE_CHANNEL_DESTROY) => {
+                self.destroy_channel(packet, broker, now).map(Some)
+            }
+            Ok(other) => Err(malformed(MessageError::Type(other))),
+            Err(error) => Err(malformed(error)),
+        };
+        outcome.unwrap_or_else(|why| {
+            broker.note_refusal(self.process.pid, &why);
+            Some(refusal(head, &why))
+        })
+    }
+
+    /// Returns the reply to a request that waited for a first grant, and the pages that go with it;
+    /// none if the channel is gone.
+    pub fn answer<'a>(
+        &self,
+        outcome: Result<ChannelId, Refused>,
+        broker: &'a mut Broker,
+    ) -> Option<(Vec<u8>, Vec<BorrowedFd<'a>>)> {
+        match outcome {
+            Ok(channel) => {
+                let (reply, pages) = broker.channel_reply(channel)?;
+                Some((encode(&reply), pages.to_vec()))
+            }
+            Err(why) => {
+                broker.note_refusal(self.process.pid, &why);
+                Some((refusal(LITHOS_MESSAGE_CHANNEL_CREATE, &why), Vec::new()))
+            }
+        }
+    }
+
+    fn attach(
+        &mut self,
+        packet: &[u8],
+        broker: &mut Broker,
+        now: Nanos,
+    ) -> Result<Vec<u8>, Refused> {
+        // A tenant of another version may have a longer structure: look at the version first.
+        let at = size_of::<lithos_message>();
+        let version = packet.get(at..).and_then(|rest| rest.first_chunk());
+        let version = version.map_or(LITHOS_ABI_VERSION, |bytes| u32::from_le_bytes(*bytes));
+        if version != LITHOS_ABI_VERSION {
+            let text = format!(
+                "the tenant speaks ABI version {version}, the broker {LITHOS_ABI_VERSION}; \
+                 use the shim and the daemon of one release"
+            );
+            return Err(Refused::new(libc::EPROTONOSUPPORT, text));
+        }
+        let request: lithos_attach = decode(packet).map_err(malformed)?;
+        if self.tenant.is_some() {
+            let text = "this connection is a tenant already; use another one";
+            return Err(Refused::new(libc::EALREADY, text));
+        }
+        let partition = message::text(&request.partition).unwrap_or_default();
+        let (tenant, flags) = broker.attach(self.process, &partition, now)?;
+        self.tenant = Some(tenant);
+        Ok(encode(&lithos_attached {
+            reply: message::reply(0, ""),
+            tenant: tenant.0,
+            flags,
+            version: LITHOS_ABI_VERSION,
+        }))
+    }
+
+    fn create_channel(
+        &mut self,
+        packet: &[u8],
+        broker: &mut Broker,
+        now: Nanos,
+    ) -> Result<(), Refused> {
+        let request: lithos_channel_create = decode(packet).map_err(malformed)?;
+        broker.create_channel(self.attached()?, &request, now)
+    }
+
+    fn destroy_channel(
+        &mut self,
+        packet: &[u8],
+        broker: &mut Broker,
+        now: Nanos,
+    ) -> Result<Vec<u8>, Refused> {
+        let request: lithos_channel_destroy = decode(packet).map_err(malformed)?;
+        broker.destroy_channel(self.attached()?, request.channel, now)?;
+        Ok(encode(&message::reply(0, "")))
+    }
+
+    fn attached(&self) -> Result<TenantId, Refused> {
+        let text = "this connection is no tenant yet; attach to a partition first";
+        self.tenant
+            .ok_or_else(|| Refused::new(libc::ENOTCONN, text))
+    }
+}
+
+fn malformed(error: MessageError) -> Refused {
+    let text = format!("this is no request of ABI version {LITHOS_ABI_VERSION}: {error}");
+    Refused::new(libc::EBADMSG, text)
+}
+
+/// Returns the reply that refuses a request of a type. All replies begin alike, so that one to a
+/// type that is not known here can be read, too.
+fn refusal(kind: u32, why: &Refused) -> Vec<u8> {
+    let reply = why.reply();
+    match kind {
+        LITHOS_MESSAGE_ATTACH => encode(&lithos_attached {
+            reply,
+            tenant: 0,
+            flags: 0,
+            version: LITHOS_ABI_VERSION,
+        }),
+        LITHOS_MESSAGE_CHANNEL_CREATE => encode(&lithos_channel {
+            reply,
+            channel: 0,
+            ring_bytes: 0,
+            arena_bytes: 0,
+        }),
+        _ => {
+            let mut packet = encode(&reply);
+            packet[..4].copy_from_slice(&(kind | LITHOS_MESSAGE_REPLY).to_le_bytes());
+            packet
+        }
+    }
+}
