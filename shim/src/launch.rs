@@ -9,7 +9,6 @@ use lithos_abi::bindings::*;
 use lithos_abi::lithos_record;
 use lithos_descriptor::TpcMask;
 use lithos_descriptor::hopper::{Descriptor, Kind, Restricted, StampSlot, Words, fields};
-use nix::time::{ClockId, clock_gettime};
 
 use crate::channel::Managed;
 use crate::local::{Call, Local};
@@ -201,10 +200,14 @@ fn stamp(descriptor: &mut Descriptor<&mut Words>, address: u64, sequence: u64) -
 /// Reads the clock; the kernel's vDSO does it without a system call.
 #[inline]
 fn now_ns() -> u64 {
-    let Ok(now) = clock_gettime(ClockId::CLOCK_MONOTONIC) else {
-        return 0;
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
     };
-    now.tv_sec().cast_unsigned() * 1_000_000_000 + now.tv_nsec().cast_unsigned()
+    // SAFETY: there is room for the answer, and this clock exists. (The libraries' wrappers return the
+    // answer in a copy, which waits like an atomic instruction: see `lithos_abi::ring`.)
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
 }
 
 #[cfg(test)]

@@ -92,6 +92,7 @@ pub enum GrantPageError {
 
 const PAGE: usize = LITHOS_PAGE_BYTES as usize;
 const SLOT_BYTES: usize = size_of::<lithos_grant>();
+const SLOT_WORDS: usize = SLOT_BYTES / 8;
 const SLOTS: usize = offset_of!(lithos_grant_page, slots);
 const FAIL_STATIC: usize = offset_of!(lithos_grant_page, fail_static);
 const LATEST: usize = offset_of!(lithos_grant_page, latest);
@@ -139,7 +140,7 @@ impl<'a> GrantReader<'a> {
     /// The first load of each is sequentially consistent, because the ring's promise (a launch that
     /// reserved its sequence after the scheduler looked follows the new grant) needs the
     /// reservation and these loads in one order. On x86 that costs nothing.
-    #[inline]
+    #[inline(always)]
     pub fn read(&self) -> Option<Grant> {
         let state = self.page.word(BROKER).load(SeqCst) & u64::from(LITHOS_BROKER_STATE_MASK);
         if state == u64::from(LITHOS_BROKER_FAIL_STATIC) {
@@ -197,25 +198,28 @@ impl<'a> GrantReader<'a> {
         }
     }
 
-    #[inline]
+    // Always inlined: a grant that is returned through memory is read back in other widths than it was
+    // stored, and that waits (see `words` in `ring.rs`).
+    #[inline(always)]
     fn read_slot(&self, at: usize, sequence: u64) -> Option<Grant> {
-        let word = |offset: usize| self.page.word(at + offset);
-        if sequence == 0 || word(0).load(Acquire) != sequence {
+        let slot = self.page.words::<SLOT_WORDS>(at);
+        if sequence == 0 || slot[0].load(Acquire) != sequence {
             return None;
         }
+        let word = |offset: usize| slot[offset / 8].load(Relaxed);
         let tpcs = offset_of!(lithos_grant, tpcs);
         let grant = Grant {
             sequence,
-            tpcs: [word(tpcs).load(Relaxed), word(tpcs + 8).load(Relaxed)],
+            tpcs: [word(tpcs), word(tpcs + 8)],
             flags: self
                 .page
                 .half(at + offset_of!(lithos_grant, flags))
                 .load(Relaxed),
-            atom_ns: word(offset_of!(lithos_grant, atom_ns)).load(Relaxed),
-            outstanding_ns: word(offset_of!(lithos_grant, outstanding_ns)).load(Relaxed),
+            atom_ns: word(offset_of!(lithos_grant, atom_ns)),
+            outstanding_ns: word(offset_of!(lithos_grant, outstanding_ns)),
         };
         fence(Acquire);
-        (word(0).load(Relaxed) == sequence).then_some(grant)
+        (slot[0].load(Relaxed) == sequence).then_some(grant)
     }
 }
 

@@ -64,6 +64,21 @@ impl<'a> Page<'a> {
         unsafe { AtomicU64::from_ptr(self.start.as_ptr().byte_add(offset)) }
     }
 
+    /// Returns the 64-bit words from a byte offset on.
+    ///
+    /// # Panics
+    ///
+    /// If the offset is not a multiple of 8 or some of them lie outside.
+    #[inline]
+    pub fn words<const COUNT: usize>(&self, offset: usize) -> &'a [AtomicU64; COUNT] {
+        assert!(
+            offset.is_multiple_of(8) && offset < self.bytes && self.bytes - offset >= 8 * COUNT,
+            "{COUNT} words from {offset} on"
+        );
+        // SAFETY: as in `word`, for each of them; atomics lie in an array without gaps.
+        unsafe { self.start.byte_add(offset).cast().as_ref() }
+    }
+
     /// Returns the 32-bit word at a byte offset.
     ///
     /// # Panics

@@ -66,6 +66,51 @@ fn place(sequence: u64, records: u32) -> usize {
     place
 }
 
+/// Returns a record as it lies in memory.
+///
+/// By arithmetic, and not by a look at its memory: a load of 8 bytes that were just stored as two
+/// halves waits until all earlier stores have left the processor, as an atomic instruction does, and
+/// in the middle of a launch those are the driver's to the GPU.
+#[inline(always)]
+fn words(record: &lithos_record) -> [u64; RECORD_WORDS] {
+    const _: () = assert!(cfg!(target_endian = "little"));
+    let halves = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+    let quarters = |low: u16, high: u16| u32::from(low) | u32::from(high) << 16;
+    let lithos_record {
+        sequence,
+        submitted_ns,
+        grant,
+        tpcs,
+        program,
+        function,
+        stream,
+        grid,
+        shared_bytes,
+        block,
+        cluster,
+        flags,
+        reserved,
+    } = *record;
+    [
+        sequence,
+        submitted_ns,
+        grant,
+        tpcs.words[0],
+        tpcs.words[1],
+        program,
+        function,
+        stream,
+        halves(grid[0], grid[1]),
+        halves(grid[2], shared_bytes),
+        halves(quarters(block[0], block[1]), quarters(block[2], cluster[0])),
+        halves(quarters(cluster[1], cluster[2]), flags),
+        reserved[0],
+        reserved[1],
+        reserved[2],
+        reserved[3],
+    ]
+}
+
 /// The tenant's side of a ring. Threads share it.
 #[derive(Clone, Copy, Debug)]
 pub struct RingWriter<'a> {
@@ -146,18 +191,18 @@ impl<'a> RingWriter<'a> {
 
     /// Writes the record of a launch that has [`claim`](Self::claim)ed its place; `record.sequence`
     /// says which.
-    #[inline]
+    #[inline(always)]
     pub fn write(&self, record: &lithos_record) {
-        let at = HEADER + RECORD * self.place(record.sequence);
-        // SAFETY: a record is plain words without padding (`size_of` is the sum of its fields, which
-        // bindgen's offsets assert), so its bytes are those of as many u64s.
-        let words: &[u64; RECORD_WORDS] = unsafe { &*(&raw const *record).cast() };
+        let place = self
+            .page
+            .words::<RECORD_WORDS>(HEADER + RECORD * self.place(record.sequence));
+        let words = words(record);
         // The place holds 0 since the claim; a reader that sees a word of this record sees that, too.
         fence(Release);
-        for (i, word) in words.iter().enumerate().skip(1) {
-            self.page.word(at + 8 * i).store(*word, Relaxed);
+        for (to, word) in place.iter().zip(words).skip(1) {
+            to.store(word, Relaxed);
         }
-        self.page.word(at).store(record.sequence, Release);
+        place[0].store(record.sequence, Release);
     }
 
     /// Adds one to a counter.
@@ -262,7 +307,7 @@ impl<'a> RingReader<'a> {
         if self.page.word(at).load(Relaxed) != sequence {
             return Read::Overwritten;
         }
-        // SAFETY: any bits are a valid record: it consists of integers only, as in `write`.
+        // SAFETY: any bits are a valid record, which consists of integers only.
         Read::Record(unsafe { std::mem::transmute::<[u64; RECORD_WORDS], lithos_record>(words) })
     }
 }
