@@ -66,20 +66,27 @@ impl Managed {
 
     /// Returns what the channel may do now: `last` is the thread's copy for the case that the page
     /// cannot be read. `None` if nothing was ever granted.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn grant(&self, last: &Cell<(u64, Option<Grant>)>) -> Option<Grant> {
-        if let Some(grant) = self.channel.grant().read() {
+        if let Some(grant) = self.channel.grant().try_read() {
             last.set((self.channel.id(), Some(grant)));
             return Some(grant);
         }
-        self.stale_grant(last.get())
+        self.look_again(last);
+        last.get().1
     }
 
+    /// Tries harder, and else keeps the last good copy.
     #[cold]
-    fn stale_grant(&self, (whose, last): (u64, Option<Grant>)) -> Option<Grant> {
-        let grant = last.filter(|_| whose == self.channel.id()).or(self.first)?;
-        self.ring().count(LITHOS_COUNT_STALE_GRANT);
-        Some(grant)
+    #[inline(never)]
+    fn look_again(&self, last: &Cell<(u64, Option<Grant>)>) {
+        let grant = self.channel.grant().read().or_else(|| {
+            let (whose, last) = last.get();
+            let grant = last.filter(|_| whose == self.channel.id()).or(self.first)?;
+            self.ring().count(LITHOS_COUNT_STALE_GRANT);
+            Some(grant)
+        });
+        last.set((self.channel.id(), grant));
     }
 
     /// Returns the completion stamps, if the GPU can write them.

@@ -78,7 +78,7 @@ pub(crate) fn prepare(managed: &Managed, words: &mut Words, function: u64, local
 }
 
 /// Gives the descriptor the mask of the grant, or a wider one where it would starve.
-#[inline]
+#[inline(always)]
 fn restrict(
     managed: &Managed,
     descriptor: &mut Descriptor<&mut Words>,
@@ -95,12 +95,12 @@ fn restrict(
         return;
     };
     record.grant = grant.sequence;
-    let need = match kind {
-        Kind::Grid => Need::default(),
-        _ => need(descriptor, local.call.get()),
-    };
-    let granted = TpcMask::from_bits(grant.tpcs);
-    let (fitting, widened) = gpu.fit(granted, descriptor.allowed(), need);
+    // A plain grid runs on any TPCs.
+    let (mut fitting, mut widened) = (TpcMask::from_bits(grant.tpcs), None);
+    if kind != Kind::Grid {
+        let need = need(descriptor, local.call.get());
+        (fitting, widened) = gpu.fit(fitting, descriptor.allowed(), need);
+    }
     let restricted = descriptor.restrict(fitting, gpu.present);
     record.tpcs.words = restricted.mask().bits();
     let exception = match (restricted, widened) {

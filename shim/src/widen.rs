@@ -78,7 +78,6 @@ impl Gpu {
     /// that the launch fits into, and whether it is wider than the grant. If it fits into nothing
     /// that is available, that is what it gets: the driver has to know. An empty set means that nothing
     /// granted is available.
-    #[inline]
     pub(crate) fn fit(
         &self,
         granted: TpcMask,
@@ -94,7 +93,6 @@ impl Gpu {
     }
 
     /// The rare half of [`fit`](Self::fit).
-    #[cold]
     fn widen(&self, set: TpcMask, available: TpcMask, need: Need) -> (TpcMask, Option<Widened>) {
         let mut wide = set;
         let mut why = None;

@@ -136,29 +136,45 @@ impl<'a> GrantReader<'a> {
     }
 
     /// Reads what holds now. `None` if there is no grant yet, or if a writer was in the way each time.
+    pub fn read(&self) -> Option<Grant> {
+        (0..LITHOS_GRANT_TRIES).find_map(|_| self.try_read())
+    }
+
+    /// Reads what holds now, in one attempt. `None` if there is no grant yet, or if a writer was in the
+    /// way.
     ///
     /// The first load of each is sequentially consistent, because the ring's promise (a launch that
     /// reserved its sequence after the scheduler looked follows the new grant) needs the
     /// reservation and these loads in one order. On x86 that costs nothing.
+    // Always inlined: a grant that is returned through memory is read back in other widths than it was
+    // stored, and that waits (see `words` in `ring.rs`).
     #[inline(always)]
-    pub fn read(&self) -> Option<Grant> {
+    pub fn try_read(&self) -> Option<Grant> {
         let state = self.page.word(BROKER).load(SeqCst) & u64::from(LITHOS_BROKER_STATE_MASK);
-        if state == u64::from(LITHOS_BROKER_FAIL_STATIC) {
-            for _ in 0..LITHOS_GRANT_TRIES {
-                let before = self.page.word(FAIL_STATIC).load(Acquire);
-                if let Some(grant) = self.read_slot(FAIL_STATIC, before) {
-                    return Some(grant);
-                }
-            }
+        let (at, sequence) = if state == u64::from(LITHOS_BROKER_FAIL_STATIC) {
+            (FAIL_STATIC, self.page.word(FAIL_STATIC).load(Acquire))
+        } else {
+            let latest = self.page.word(LATEST).load(SeqCst);
+            (slot(latest), latest)
+        };
+        let slot = self.page.words::<SLOT_WORDS>(at);
+        if sequence == 0 || slot[0].load(Acquire) != sequence {
             return None;
         }
-        for _ in 0..LITHOS_GRANT_TRIES {
-            let latest = self.page.word(LATEST).load(SeqCst);
-            if let Some(grant) = self.read_slot(slot(latest), latest) {
-                return Some(grant);
-            }
-        }
-        None
+        let word = |offset: usize| slot[offset / 8].load(Relaxed);
+        let tpcs = offset_of!(lithos_grant, tpcs);
+        let grant = Grant {
+            sequence,
+            tpcs: [word(tpcs), word(tpcs + 8)],
+            flags: self
+                .page
+                .half(at + offset_of!(lithos_grant, flags))
+                .load(Relaxed),
+            atom_ns: word(offset_of!(lithos_grant, atom_ns)),
+            outstanding_ns: word(offset_of!(lithos_grant, outstanding_ns)),
+        };
+        fence(Acquire);
+        (slot[0].load(Relaxed) == sequence).then_some(grant)
     }
 
     /// Returns whether the channel has been retired by the broker.
@@ -196,30 +212,6 @@ impl<'a> GrantReader<'a> {
             present: std::array::from_fn(|i| word(offset_of!(lithos_grant_page, present) + 8 * i)),
             gpc,
         }
-    }
-
-    // Always inlined: a grant that is returned through memory is read back in other widths than it was
-    // stored, and that waits (see `words` in `ring.rs`).
-    #[inline(always)]
-    fn read_slot(&self, at: usize, sequence: u64) -> Option<Grant> {
-        let slot = self.page.words::<SLOT_WORDS>(at);
-        if sequence == 0 || slot[0].load(Acquire) != sequence {
-            return None;
-        }
-        let word = |offset: usize| slot[offset / 8].load(Relaxed);
-        let tpcs = offset_of!(lithos_grant, tpcs);
-        let grant = Grant {
-            sequence,
-            tpcs: [word(tpcs), word(tpcs + 8)],
-            flags: self
-                .page
-                .half(at + offset_of!(lithos_grant, flags))
-                .load(Relaxed),
-            atom_ns: word(offset_of!(lithos_grant, atom_ns)),
-            outstanding_ns: word(offset_of!(lithos_grant, outstanding_ns)),
-        };
-        fence(Acquire);
-        (slot[0].load(Relaxed) == sequence).then_some(grant)
     }
 }
 

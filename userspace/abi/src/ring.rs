@@ -199,8 +199,8 @@ impl<'a> RingWriter<'a> {
         let words = words(record);
         // The place holds 0 since the claim; a reader that sees a word of this record sees that, too.
         fence(Release);
-        for (to, word) in place.iter().zip(words).skip(1) {
-            to.store(word, Relaxed);
+        for index in 1..RECORD_WORDS {
+            place[index].store(words[index], Relaxed);
         }
         place[0].store(record.sequence, Release);
     }

@@ -14,50 +14,51 @@ use core::str::FromStr;
 /// Shown and parsed as a list of numbers and ranges: `0-3,9-16,75`; the empty set is `none`.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
-pub struct TpcMask([u64; 2]);
+pub struct TpcMask(u128);
 
 impl TpcMask {
     /// The number of TPCs that a descriptor can name: they are 0 to 127.
-    pub const BITS: u32 = 128;
+    pub const BITS: u32 = u128::BITS;
     /// No TPC.
-    pub const EMPTY: TpcMask = TpcMask([0; 2]);
+    pub const EMPTY: TpcMask = TpcMask(0);
     /// Every TPC that can be named.
-    pub const ALL: TpcMask = TpcMask([u64::MAX; 2]);
+    pub const ALL: TpcMask = TpcMask(u128::MAX);
 
     /// The set whose TPC `n` is bit `n % 64` of element `n / 64`.
     #[inline]
-    pub const fn from_bits(bits: [u64; 2]) -> Self {
-        TpcMask(bits)
+    pub const fn from_bits([low, high]: [u64; 2]) -> Self {
+        TpcMask(low as u128 | (high as u128) << 64)
     }
 
     /// The set as bits: TPC `n` is bit `n % 64` of element `n / 64`.
     #[inline]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "each cast takes the half that it names"
+    )]
     pub const fn bits(self) -> [u64; 2] {
-        self.0
+        [self.0 as u64, (self.0 >> 64) as u64]
     }
 
     /// The set that a descriptor's `TPC_DISABLE_MASK` leaves allowed.
     #[inline]
-    pub const fn from_disable_words(words: [u32; 4]) -> Self {
-        TpcMask([
-            !(words[0] as u64 | (words[1] as u64) << 32),
-            !(words[2] as u64 | (words[3] as u64) << 32),
-        ])
+    pub const fn from_disable_words([a, b, c, d]: [u32; 4]) -> Self {
+        TpcMask(!(a as u128 | (b as u128) << 32 | (c as u128) << 64 | (d as u128) << 96))
     }
 
     /// The set as a descriptor's `TPC_DISABLE_MASK`: a bit for each TPC that is *not* in it.
     #[inline]
     #[expect(
         clippy::cast_possible_truncation,
-        reason = "each cast takes the half that it names"
+        reason = "each cast takes the quarter that it names"
     )]
     pub const fn disable_words(self) -> [u32; 4] {
-        let [low, high] = self.0;
+        let disabled = !self.0;
         [
-            !low as u32,
-            (!low >> 32) as u32,
-            !high as u32,
-            (!high >> 32) as u32,
+            disabled as u32,
+            (disabled >> 32) as u32,
+            (disabled >> 64) as u32,
+            (disabled >> 96) as u32,
         ]
     }
 
@@ -68,25 +69,24 @@ impl TpcMask {
     /// If `tpc` is 128 or more.
     #[must_use]
     pub const fn single(tpc: u32) -> Self {
-        let mut set = Self::EMPTY;
-        set.insert(tpc);
-        set
+        assert!(tpc < Self::BITS);
+        TpcMask(1 << tpc)
     }
 
     /// Whether the set is empty.
     #[inline]
     pub const fn is_empty(self) -> bool {
-        self.0[0] | self.0[1] == 0
+        self.0 == 0
     }
 
     /// The number of TPCs in the set.
     pub const fn count(self) -> u32 {
-        self.0[0].count_ones() + self.0[1].count_ones()
+        self.0.count_ones()
     }
 
     /// Whether TPC `tpc` is in the set.
     pub const fn contains(self, tpc: u32) -> bool {
-        tpc < Self::BITS && self.0[(tpc / 64) as usize] >> (tpc % 64) & 1 == 1
+        tpc < Self::BITS && self.0 >> tpc & 1 == 1
     }
 
     /// Adds a TPC.
@@ -95,7 +95,7 @@ impl TpcMask {
     ///
     /// If `tpc` is 128 or more.
     pub const fn insert(&mut self, tpc: u32) {
-        self.0[(tpc / 64) as usize] |= 1 << (tpc % 64);
+        self.0 |= Self::single(tpc).0;
     }
 
     /// Takes a TPC out, if it is in.
@@ -104,25 +104,25 @@ impl TpcMask {
     ///
     /// If `tpc` is 128 or more.
     pub const fn remove(&mut self, tpc: u32) {
-        self.0[(tpc / 64) as usize] &= !(1 << (tpc % 64));
+        self.0 &= !Self::single(tpc).0;
     }
 
     /// Whether every TPC of this set is in `other`.
     pub const fn is_subset(self, other: Self) -> bool {
-        self.0[0] & !other.0[0] | self.0[1] & !other.0[1] == 0
+        self.0 & !other.0 == 0
     }
 
     /// Whether the two sets have no TPC in common.
     pub const fn is_disjoint(self, other: Self) -> bool {
-        self.0[0] & other.0[0] | self.0[1] & other.0[1] == 0
+        self.0 & other.0 == 0
     }
 
     /// The lowest TPC.
     pub const fn first(self) -> Option<u32> {
-        match self.0 {
-            [0, 0] => None,
-            [0, high] => Some(64 + high.trailing_zeros()),
-            [low, _] => Some(low.trailing_zeros()),
+        if self.is_empty() {
+            None
+        } else {
+            Some(self.0.trailing_zeros())
         }
     }
 
@@ -182,7 +182,7 @@ impl BitAnd for TpcMask {
     type Output = Self;
     #[inline]
     fn bitand(self, other: Self) -> Self {
-        TpcMask([self.0[0] & other.0[0], self.0[1] & other.0[1]])
+        TpcMask(self.0 & other.0)
     }
 }
 
@@ -190,7 +190,7 @@ impl BitOr for TpcMask {
     type Output = Self;
     #[inline]
     fn bitor(self, other: Self) -> Self {
-        TpcMask([self.0[0] | other.0[0], self.0[1] | other.0[1]])
+        TpcMask(self.0 | other.0)
     }
 }
 
@@ -198,7 +198,7 @@ impl Not for TpcMask {
     type Output = Self;
     #[inline]
     fn not(self) -> Self {
-        TpcMask([!self.0[0], !self.0[1]])
+        TpcMask(!self.0)
     }
 }
 
