@@ -46,6 +46,9 @@ pub(crate) struct Local {
     pub(crate) last: Cell<(u64, Option<Grant>)>,
     /// What the launch call that it is in holds.
     ticket: Cell<Option<Ticket>>,
+    /// Whether a descriptor has used what the ticket reserves. Beside the ticket and not in it: a ticket
+    /// of which a part was just stored is not loaded before the driver's stores to the GPU are done.
+    is_used: Cell<bool>,
     /// The context that is about to end.
     pub(crate) ending: Cell<Option<Ending>>,
 }
@@ -63,6 +66,7 @@ thread_local! {
             }),
             last: Cell::new((0, None)),
             ticket: Cell::new(None),
+            is_used: Cell::new(false),
             ending: Cell::new(None),
         }
     };
@@ -103,8 +107,9 @@ impl Local {
     /// Has the launch call that begins, or ends, hold this ticket, and gives back the one before.
     #[inline]
     pub(crate) fn set_ticket(&self, ticket: Option<Ticket>) {
+        let is_used = self.is_used.replace(false);
         if let Some(before) = self.ticket.replace(ticket) {
-            before.end();
+            before.end(is_used);
         }
     }
 
@@ -118,12 +123,14 @@ impl Local {
     /// Returns the sequence of a launch of a channel.
     #[inline]
     pub(crate) fn reserve(&self, managed: &Managed) -> Reserved {
-        let mut ticket = self.ticket.get();
-        let reserved = ticket.as_mut().and_then(|ticket| ticket.take(managed));
-        if reserved.is_some() {
-            self.ticket.set(ticket);
+        match self.ticket.get() {
+            Some(ticket)
+                if std::ptr::eq(ticket.managed, managed) && !self.is_used.replace(true) =>
+            {
+                ticket.reserved
+            }
+            _ => Reserved::take(managed),
         }
-        reserved.unwrap_or_else(|| Reserved::take(managed))
     }
 
     /// Returns the number of this thread, which no other thread of the process ever has.

@@ -64,40 +64,31 @@ impl Reserved {
 pub(crate) struct Ticket {
     pub(crate) context: u64,
     pub(crate) managed: &'static Managed,
+    /// For the first descriptor of the call.
+    pub(crate) reserved: Reserved,
     pins: &'static AtomicU32,
-    reserved: Option<Reserved>,
 }
 
 impl Ticket {
     /// Takes a ticket for a launch in a context.
     #[inline]
     pub(crate) fn begin(context: u64, pinned: Pinned<'static, Managed>) -> Self {
-        let reserved = Some(Reserved::take(&pinned));
+        let reserved = Reserved::take(&pinned);
         let (pins, managed) = pinned.into_parts();
         Self {
             context,
             managed,
-            pins,
             reserved,
+            pins,
         }
     }
 
-    /// Takes out what was reserved, for a launch of this channel.
+    /// Gives the ticket back, whether a descriptor has used what was reserved or not.
     #[inline]
-    pub(crate) fn take(&mut self, managed: &Managed) -> Option<Reserved> {
-        if std::ptr::eq(self.managed, managed) {
-            self.reserved.take()
-        } else {
-            None
-        }
-    }
-
-    /// Gives the ticket back.
-    #[inline]
-    pub(crate) fn end(self) {
+    pub(crate) fn end(self, is_used: bool) {
         let pinned = Pinned::from_parts((self.pins, self.managed));
-        if let Some(reserved) = self.reserved {
-            reserved.void(&pinned);
+        if !is_used {
+            self.reserved.void(&pinned);
         }
     }
 }
