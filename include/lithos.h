@@ -36,6 +36,7 @@
 #define LITHOS_TPCS_MAX 128	/* mask bits of a launch descriptor */
 #define LITHOS_NAME_BYTES 64	/* a partition's name, NUL-terminated and NUL-padded */
 #define LITHOS_TEXT_BYTES 256	/* why something was refused, NUL-terminated and NUL-padded */
+#define LITHOS_BUILD_ID_BYTES 32	/* the longest build id of a library */
 #define LITHOS_PAGE_BYTES 4096
 
 /* A set of TPCs: bit i of word i / 64 is mask bit i of a launch descriptor; set = may run. */
@@ -249,6 +250,8 @@ struct lithos_attach {
 	__u32 version;			/* LITHOS_ABI_VERSION */
 	__u32 reserved;
 	char partition[LITHOS_NAME_BYTES];
+	__u64 edits;			/* what the shim does to launch descriptors, as one number */
+	__u8 driver[LITHOS_BUILD_ID_BYTES];	/* build id of the CUDA driver in the process; zeros follow */
 };
 
 struct lithos_attached {

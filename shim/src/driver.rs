@@ -14,7 +14,7 @@ use cudarc::driver::sys::{
     CUfunction_attribute, CUuuid,
 };
 use lithos_descriptor::hook::{self, Callback, Enable, Subscribe};
-use lithos_device::Arena;
+use lithos_device::{Arena, BUILD_ID_BYTES};
 
 use crate::local::own;
 
@@ -174,6 +174,12 @@ impl Driver {
             }
         }
         enable(hook::DOMAIN_DESCRIPTOR, hook::DESCRIPTOR)
+    }
+
+    /// Returns the build id of the driver's library; zeros if it has none.
+    pub(crate) fn build_id(&self) -> [u8; BUILD_ID_BYTES] {
+        let address = self.functions.get_export_table as *const c_void;
+        lithos_device::build_id(address).unwrap_or_default()
     }
 
     /// Makes a context current for a while.

@@ -3,8 +3,9 @@
 
 use std::sync::OnceLock;
 
+use lithos_descriptor::hopper;
 use lithos_device::embedded::SocketBroker;
-use lithos_device::{Broker, BrokerError, ForkMark};
+use lithos_device::{Broker, BrokerError, ForkMark, Identity};
 
 use crate::contexts::Contexts;
 use crate::driver::{Driver, DriverError};
@@ -59,7 +60,11 @@ pub(crate) fn start() {
 fn try_start(config: &config::Config) -> Result<(), StartError> {
     let driver = Driver::find()?;
     let mark = ForkMark::new().map_err(StartError::Memory)?;
-    let broker = attach(config).map_err(|source| StartError::Broker {
+    let identity = Identity {
+        edits: hopper::edits(),
+        driver: driver.build_id(),
+    };
+    let broker = attach(config, identity).map_err(|source| StartError::Broker {
         partition: config.partition.clone(),
         source,
     })?;
@@ -81,8 +86,8 @@ fn try_start(config: &config::Config) -> Result<(), StartError> {
     Ok(subscribed?)
 }
 
-fn attach(config: &config::Config) -> Result<SocketBroker, BrokerError> {
-    let mut broker = SocketBroker::connect(&config.socket)?;
+fn attach(config: &config::Config, identity: Identity) -> Result<SocketBroker, BrokerError> {
+    let mut broker = SocketBroker::connect(&config.socket)?.with_identity(identity);
     if broker.attach(&config.partition)?.enforce {
         report::enforce();
     }

@@ -5,6 +5,7 @@ pub const LITHOS_ABI_VERSION: u32 = 1;
 pub const LITHOS_TPCS_MAX: u32 = 128;
 pub const LITHOS_NAME_BYTES: u32 = 64;
 pub const LITHOS_TEXT_BYTES: u32 = 256;
+pub const LITHOS_BUILD_ID_BYTES: u32 = 32;
 pub const LITHOS_PAGE_BYTES: u32 = 4096;
 pub const LITHOS_GRANT_MAGIC: u64 = 8389768944481236073;
 pub const LITHOS_GRANT_HOLD: u32 = 1;
@@ -351,17 +352,23 @@ pub struct lithos_attach {
     pub version: __u32,
     pub reserved: __u32,
     pub partition: [::core::ffi::c_char; 64usize],
+    pub edits: __u64,
+    pub driver: [__u8; 32usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of lithos_attach"][::core::mem::size_of::<lithos_attach>() - 72usize];
-    ["Alignment of lithos_attach"][::core::mem::align_of::<lithos_attach>() - 4usize];
+    ["Size of lithos_attach"][::core::mem::size_of::<lithos_attach>() - 112usize];
+    ["Alignment of lithos_attach"][::core::mem::align_of::<lithos_attach>() - 8usize];
     ["Offset of field: lithos_attach::version"]
         [::core::mem::offset_of!(lithos_attach, version) - 0usize];
     ["Offset of field: lithos_attach::reserved"]
         [::core::mem::offset_of!(lithos_attach, reserved) - 4usize];
     ["Offset of field: lithos_attach::partition"]
         [::core::mem::offset_of!(lithos_attach, partition) - 8usize];
+    ["Offset of field: lithos_attach::edits"]
+        [::core::mem::offset_of!(lithos_attach, edits) - 72usize];
+    ["Offset of field: lithos_attach::driver"]
+        [::core::mem::offset_of!(lithos_attach, driver) - 80usize];
 };
 impl Default for lithos_attach {
     fn default() -> Self {

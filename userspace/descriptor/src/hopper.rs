@@ -9,6 +9,7 @@
 //! - `read.rs`: what a launch will do.
 //! - `edit.rs`: the edits on the launch path, a few word stores each.
 //! - `build.rs`: writing a descriptor from nothing.
+//! - `proof.rs`: what is proven of the edits on a GPU before they are used there.
 
 use core::borrow::{Borrow, BorrowMut};
 
@@ -18,11 +19,13 @@ use crate::layout::{V04_00, Version};
 mod build;
 mod edit;
 pub mod fields;
+mod proof;
 mod read;
 mod slots;
 
 pub use build::ShapeError;
 pub use edit::{Restricted, StampError, StampSlot};
+pub use proof::{edits, stray_bit};
 pub use read::{ConstantBuffer, Kind};
 pub use slots::{Action, Dependent, Reduction, ReductionOp, Release, ReleaseSize};
 

@@ -2,7 +2,8 @@
 //! The launch path's edits over descriptors of random content.
 
 use lithos_descriptor::hopper::{
-    Descriptor, Kind, Release, ReleaseSize, Restricted, StampError, StampSlot, WORDS, Words, fields,
+    Descriptor, Kind, Release, ReleaseSize, Restricted, StampError, StampSlot, WORDS, Words, edits,
+    fields, stray_bit,
 };
 use lithos_descriptor::{Field, TpcMask};
 use proptest::prelude::*;
@@ -275,4 +276,30 @@ fn a_constant_bank_or_dependent_off_its_grid_is_refused() {
             .set_dependent(1, dependent(0x4_0000_0080))
             .is_err()
     );
+}
+
+#[test]
+fn the_edits_touch_the_bits_that_they_are_about_and_no_others() {
+    let mut descriptor = Descriptor::blank();
+    let before = *descriptor.words();
+    let _ = descriptor.restrict("0-3,75".parse().expect("a list"), TpcMask::ALL);
+    descriptor
+        .stamp(StampSlot::Two, 0xffff_fff0, u32::MAX)
+        .expect("a free slot");
+    assert_ne!(*descriptor.words(), before);
+    assert_eq!(stray_bit(&before, descriptor.words()), None);
+    for bit in [0, 1024, 383 * 8] {
+        let mut words = *descriptor.words();
+        words[bit / 32] ^= 1 << (bit % 32);
+        assert_eq!(
+            stray_bit(&before, &words).map(|bit| bit as usize),
+            Some(bit)
+        );
+    }
+}
+
+#[test]
+fn the_same_edits_are_the_same_number() {
+    assert_eq!(edits(), edits());
+    assert_ne!(edits(), 0);
 }

@@ -19,7 +19,7 @@ use nix::sys::socket::sockopt::SendTimeout;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket};
 use nix::sys::time::TimeVal;
 
-use crate::{Attached, Broker, BrokerError, Channel, packet};
+use crate::{Attached, Broker, BrokerError, Channel, Identity, packet};
 
 /// Where lithosd listens.
 pub const DEFAULT_SOCKET: &str = "/run/lithos/broker.sock";
@@ -36,6 +36,7 @@ const FIRST_GRANT: Duration = Duration::from_secs(60);
 pub struct SocketBroker {
     /// `None` once it broke.
     socket: Option<OwnedFd>,
+    identity: Identity,
     soon: Duration,
     first_grant: Duration,
 }
@@ -71,9 +72,17 @@ impl SocketBroker {
     pub fn from_socket(socket: OwnedFd) -> Self {
         Self {
             socket: Some(socket),
+            identity: Identity::default(),
             soon: SOON,
             first_grant: FIRST_GRANT,
         }
+    }
+
+    /// Says what this process is made of when it attaches.
+    #[must_use]
+    pub fn with_identity(mut self, identity: Identity) -> Self {
+        self.identity = identity;
+        self
     }
 
     /// Replaces the deadlines: for every reply but a first grant, and for that.
@@ -111,6 +120,8 @@ impl Broker for SocketBroker {
             version: LITHOS_ABI_VERSION,
             reserved: 0,
             partition: set_text(partition),
+            edits: self.identity.edits,
+            driver: self.identity.driver,
         };
         if partition.is_empty() || text(&request.partition).as_deref() != Some(partition) {
             return Err(BrokerError::Name(partition.to_owned()));

@@ -14,9 +14,11 @@ mod broker;
 mod channel;
 pub mod embedded;
 mod fork;
+mod identity;
 pub mod packet;
 pub mod pages;
 
 pub use broker::{Attached, Broker, BrokerError};
 pub use channel::{Arena, Channel, ChannelError};
 pub use fork::ForkMark;
+pub use identity::{BUILD_ID_BYTES, Identity, build_id};

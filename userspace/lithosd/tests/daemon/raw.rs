@@ -68,6 +68,8 @@ pub(crate) fn attach(partition: &str) -> Vec<u8> {
         version: LITHOS_ABI_VERSION,
         reserved: 0,
         partition: set_text(partition),
+        edits: 0,
+        driver: [0; 32],
     })
 }
 
