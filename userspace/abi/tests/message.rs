@@ -35,6 +35,8 @@ fn attach(partition: &str) -> lithos_attach {
         version: LITHOS_ABI_VERSION,
         reserved: 0,
         partition: set_text(partition),
+        edits: 0x0123_4567_89ab_cdef,
+        driver: [7; LITHOS_BUILD_ID_BYTES as usize],
     }
 }
 
@@ -133,7 +135,7 @@ proptest! {
 
     /// Right header, any body: what decodes is well formed, and encodes to the same bytes.
     #[test]
-    fn what_decodes_is_what_was_sent(body in prop::collection::vec(any::<u8>(), 72)) {
+    fn what_decodes_is_what_was_sent(body in prop::collection::vec(any::<u8>(), 112)) {
         let mut packet = encode(&attach("x"));
         packet[8..].copy_from_slice(&body);
         match decode::<lithos_attach>(&packet) {

@@ -19,6 +19,7 @@ pub mod board;
 pub mod config;
 pub mod descriptor;
 pub mod engine;
+pub mod fault;
 pub mod library;
 pub mod page;
 pub mod ptx;

@@ -15,6 +15,8 @@ use std::ffi::{CStr, c_int, c_uint, c_void};
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
+use lithos_descriptor::hopper::{WORDS, Words};
+use simgpu::fault::{self, Fault};
 use simgpu::wire::DESCRIPTOR_BYTES;
 
 use crate::context;
@@ -40,6 +42,8 @@ const FUNCTIONS_MAX: usize = 1024;
 const API_WORDS: usize = 13;
 /// Words that a descriptor callback gets.
 const DESCRIPTOR_WORDS: usize = 11;
+/// What their size is said to be when that is the fault.
+const SHORT_PARAMETERS: usize = 4 * size_of::<usize>();
 /// What stands in the place of a call's result before there is one (`CUDA_ERROR_UNKNOWN`).
 const NO_RESULT: c_uint = 999;
 
@@ -84,7 +88,7 @@ extern "C" fn subscribe(
 ) -> c_int {
     set_subscriber(|slot| {
         let callback = callback.ok_or(Error::INVALID_VALUE)?;
-        if slot.is_some() {
+        if slot.is_some() || fault::has(Fault::Subscriber) {
             return Err(Error::SUBSCRIBED);
         }
         let new = Subscriber {
@@ -143,16 +147,31 @@ pub(crate) fn descriptor(
     if !DESCRIPTORS.load(Ordering::Acquire) {
         return;
     }
-    if let Some(subscriber) = subscriber() {
+    let Some(subscriber) = subscriber() else {
+        return;
+    };
+    let show = |descriptor: &mut Words| {
         let mut words = [0_usize; DESCRIPTOR_WORDS];
-        words[0] = size_of_val(&words);
+        words[0] = match fault::has(Fault::ShortParameters) {
+            true => SHORT_PARAMETERS,
+            false => size_of_val(&words),
+        };
         words[1] = context.addr();
         words[3] = function.addr();
-        words[4] = bytes.as_mut_ptr().expose_provenance();
+        words[4] = descriptor.as_mut_ptr().expose_provenance();
         words[5] = DESCRIPTOR_NUMBERS.fetch_add(1, Ordering::Relaxed);
         let (domain, id) = DOMAIN_DESCRIPTOR;
         let user = std::ptr::with_exposed_provenance_mut(subscriber.user);
         (subscriber.callback)(user, domain, id, words.as_ptr().cast());
+    };
+    let mut words: Words = [0; WORDS];
+    for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(4)) {
+        // PANIC: `chunks_exact(4)` yields four bytes.
+        *word = u32::from_le_bytes(chunk.try_into().expect("four bytes"));
+    }
+    fault::around(&mut words, show);
+    for (chunk, word) in bytes.chunks_exact_mut(4).zip(words) {
+        chunk.copy_from_slice(&word.to_le_bytes());
     }
 }
 

@@ -8,6 +8,7 @@ use simgpu::board::{
     BLOCK_SHARED_BYTES, BLOCK_SHARED_BYTES_OPTIN, BLOCK_THREADS_MAX, SHARED_RESERVED_BYTES,
     SM_BLOCKS, SM_REGISTERS, SM_SHARED_BYTES, SM_WARPS, SMS_PER_TPC, WARP_THREADS,
 };
+use simgpu::fault::{self, Fault};
 use simgpu::wire::GpuInfo;
 
 use crate::driver::driver;
@@ -53,8 +54,13 @@ unsafe fn write_text(out: *mut c_char, room: c_int, text: &str) -> Outcome {
 }
 
 pub(crate) unsafe fn name(_: Call, out: *mut c_char, room: c_int, device: c_int) -> Outcome {
+    let instance = match fault::has(Fault::Mig) {
+        true => " MIG 1g.10gb",
+        false => "",
+    };
+    let name = format!("{}{instance}", gpu(device)?.name);
     // SAFETY: the caller has the room that it says.
-    unsafe { write_text(out, room, &gpu(device)?.name) }
+    unsafe { write_text(out, room, &name) }
 }
 
 pub(crate) unsafe fn uuid(_: Call, out: *mut [u8; 16], device: c_int) -> Outcome {

@@ -6,12 +6,14 @@
 use std::ffi::{c_char, c_int, c_uint};
 
 use nvml_wrapper_sys::bindings::{
-    NVML_DEVICE_ARCH_HOPPER, NVML_DEVICE_MIG_DISABLE, nvmlBrandType_enum_NVML_BRAND_NVIDIA,
-    nvmlBrandType_t, nvmlComputeMode_enum_NVML_COMPUTEMODE_DEFAULT, nvmlComputeMode_t,
-    nvmlDevice_t, nvmlDeviceArchitecture_t, nvmlMemory_t, nvmlMemory_v2_t, nvmlPciInfo_t,
-    nvmlReturn_t, nvmlUtilization_t,
+    NVML_DEVICE_ARCH_HOPPER, NVML_DEVICE_MIG_DISABLE, NVML_DEVICE_MIG_ENABLE,
+    nvmlBrandType_enum_NVML_BRAND_NVIDIA, nvmlBrandType_t,
+    nvmlComputeMode_enum_NVML_COMPUTEMODE_DEFAULT, nvmlComputeMode_t, nvmlDevice_t,
+    nvmlDeviceArchitecture_t, nvmlMemory_t, nvmlMemory_v2_t, nvmlPciInfo_t, nvmlReturn_t,
+    nvmlUtilization_t,
 };
 use simgpu::config::uuid_text;
+use simgpu::fault::{self, Fault};
 use simgpu::wire::{GpuInfo, GpuReport};
 
 use crate::error::{Error, Outcome};
@@ -247,10 +249,14 @@ pub(crate) unsafe fn mig_mode(
     pending: *mut c_uint,
 ) -> Outcome {
     index_of(device)?;
+    let mode = match fault::has(Fault::Mig) {
+        true => NVML_DEVICE_MIG_ENABLE,
+        false => NVML_DEVICE_MIG_DISABLE,
+    };
     // SAFETY: the caller lends both places.
     unsafe {
-        put(current, NVML_DEVICE_MIG_DISABLE)?;
-        put(pending, NVML_DEVICE_MIG_DISABLE)
+        put(current, mode)?;
+        put(pending, mode)
     }
 }
 
