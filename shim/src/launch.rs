@@ -49,7 +49,7 @@ pub(crate) fn prepare(managed: &Managed, words: &mut Words, function: u64, local
     let sequence = reserved.sequence;
     let mut record = describe(&descriptor, kind);
     record.sequence = sequence;
-    record.submitted_ns = now_ns();
+    record.submitted_ns = local.clock.now_ns();
     record.function = function;
     record.stream = call.stream;
     restrict(managed, &mut descriptor, kind, local, &mut record);
@@ -124,7 +124,7 @@ fn leave(managed: &Managed, function: u64, local: &Local) {
     ring.count(LITHOS_COUNT_UNSTAMPED);
     ring.write(&lithos_record {
         sequence: reserved.sequence,
-        submitted_ns: now_ns(),
+        submitted_ns: local.clock.now_ns(),
         tpcs: lithos_tpcs {
             words: managed.gpu.present.bits(),
         },
@@ -195,19 +195,6 @@ fn stamp(descriptor: &mut Descriptor<&mut Words>, address: u64, sequence: u64) -
     [StampSlot::One, StampSlot::Two]
         .into_iter()
         .any(|slot| descriptor.stamp(slot, address, payload).is_ok())
-}
-
-/// Reads the clock; the kernel's vDSO does it without a system call.
-#[inline]
-fn now_ns() -> u64 {
-    let mut now = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: there is room for the answer, and this clock exists. (The libraries' wrappers return the
-    // answer in a copy, which waits like an atomic instruction: see `lithos_abi::ring`.)
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
-    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@
 //!   api.rs       arguments of API calls       channel.rs what launches of one context share
 //!   local.rs     what a thread remembers    contexts.rs  contexts come and go, channels with them
 //!   stream.rs    which stream is meant        table.rs   CUcontext -> channel, without a lock
-//!   ticket.rs    what a launch call holds
+//!   ticket.rs    what a launch call holds     clock.rs    the time of a launch
 //! ```
 //!
 //! Rules of the launch path (everything that the descriptor callback reaches): it runs under locks of
@@ -23,6 +23,7 @@
 mod api;
 mod callbacks;
 mod channel;
+mod clock;
 mod config;
 mod contexts;
 mod driver;

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use lithos_abi::grant::Grant;
 
 use crate::channel::Managed;
+use crate::clock::Clock;
 use crate::ticket::{Reserved, Ticket};
 
 /// The launch API call that a thread is in.
@@ -49,6 +50,8 @@ pub(crate) struct Local {
     /// Whether a descriptor has used what the ticket reserves. Beside the ticket and not in it: a ticket
     /// of which a part was just stored is not loaded before the driver's stores to the GPU are done.
     is_used: Cell<bool>,
+    /// What it knows about the time.
+    pub(crate) clock: Clock,
     /// The context that is about to end.
     pub(crate) ending: Cell<Option<Ending>>,
 }
@@ -67,6 +70,7 @@ thread_local! {
             last: Cell::new((0, None)),
             ticket: Cell::new(None),
             is_used: Cell::new(false),
+            clock: Clock::new(),
             ending: Cell::new(None),
         }
     };

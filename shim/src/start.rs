@@ -9,7 +9,7 @@ use lithos_device::{Broker, BrokerError, ForkMark, Identity};
 
 use crate::contexts::Contexts;
 use crate::driver::{Driver, DriverError};
-use crate::{api, callbacks, config, report};
+use crate::{api, callbacks, clock, config, report};
 
 /// What a managed process has. Never freed: callbacks may run until the process is gone.
 pub(crate) struct Shim {
@@ -58,6 +58,8 @@ pub(crate) fn start() {
 }
 
 fn try_start(config: &config::Config) -> Result<(), StartError> {
+    // Looks now at what a launch wants to know, and must not read a file for.
+    clock::is_steady();
     let driver = Driver::find()?;
     let mark = ForkMark::new().map_err(StartError::Memory)?;
     let identity = Identity {
