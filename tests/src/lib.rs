@@ -24,6 +24,7 @@ mod tests {
             source::WORK,
             source::MEET,
             source::CLUSTER,
+            source::TRACE,
             source::CHECKSUM,
         ] {
             if let Err(error) = simgpu::ptx::Module::parse(ptx) {

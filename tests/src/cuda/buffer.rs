@@ -84,6 +84,16 @@ impl SmSet {
         })
     }
 
+    /// The SMs that are in it, in rising order.
+    pub fn members(&self) -> Result<Vec<u32>, Error> {
+        let words = self.words.read()?;
+        let bits = (0..).zip(words).flat_map(|(index, word)| {
+            let is_set = move |bit: &u32| word >> bit & 1 == 1;
+            (0..32).filter(is_set).map(move |bit| 32 * index + bit)
+        });
+        Ok(bits.collect())
+    }
+
     /// How many SMs are in it.
     pub fn count(&self) -> Result<u32, Error> {
         Ok(self

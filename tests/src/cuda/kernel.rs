@@ -28,6 +28,8 @@ pub mod source {
     pub const MEET: &str = include_str!("../../kernels/meet.ptx");
     /// `in_clusters`: blocks that come in clusters.
     pub const CLUSTER: &str = include_str!("../../kernels/cluster.ptx");
+    /// `trace`: how often each block of a grid ran, and the grid that it saw; `clock`: the GPU's time.
+    pub const TRACE: &str = include_str!("../../kernels/trace.ptx");
     /// `fill`, `reduce`, `matmul`, `histogram`: bits that can be compared.
     pub const CHECKSUM: &str = include_str!("../../kernels/checksum.ptx");
 }
@@ -68,19 +70,24 @@ pub struct Shape {
     pub grid: [u32; 3],
     pub block: [u32; 3],
     pub shared_bytes: u32,
-    /// Blocks of a cluster along x; 1 for none.
-    pub cluster: u32,
+    /// Blocks of a cluster; all 1 for none.
+    pub cluster: [u32; 3],
     pub cooperative: bool,
 }
 
 impl Shape {
     /// So many blocks in a row, of so many threads in a row.
     pub fn row(blocks: u32, threads: u32) -> Self {
+        Self::grid([blocks, 1, 1], threads)
+    }
+
+    /// A grid of blocks of so many threads in a row.
+    pub fn grid(grid: [u32; 3], threads: u32) -> Self {
         Self {
-            grid: [blocks, 1, 1],
+            grid,
             block: [threads, 1, 1],
             shared_bytes: 0,
-            cluster: 1,
+            cluster: [1; 3],
             cooperative: false,
         }
     }
@@ -89,6 +96,19 @@ impl Shape {
     pub fn with_shared(self, shared_bytes: u32) -> Self {
         Self {
             shared_bytes,
+            ..self
+        }
+    }
+
+    /// The same in clusters of so many blocks.
+    pub fn in_clusters(self, cluster: [u32; 3]) -> Self {
+        Self { cluster, ..self }
+    }
+
+    /// The same with all blocks resident at once.
+    pub fn cooperative(self) -> Self {
+        Self {
+            cooperative: true,
             ..self
         }
     }
@@ -101,6 +121,11 @@ pub struct Kernel {
 }
 
 impl Kernel {
+    /// What the driver knows it by.
+    pub fn handle(&self) -> CUfunction {
+        self.function
+    }
+
     /// Lets blocks of this kernel have so much dynamic shared memory.
     pub fn allow_shared(&self, bytes: u32) -> Result<(), Error> {
         let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
@@ -117,7 +142,7 @@ impl Kernel {
             .iter()
             .map(|word| ptr::from_ref(word).cast_mut().cast())
             .collect();
-        if shape.cluster > 1 || shape.cooperative {
+        if shape.cluster != [1; 3] || shape.cooperative {
             return self.launch_with_attributes(shape, stream, &mut parameters);
         }
         // SAFETY: the function and the stream are alive; every parameter points to 8 bytes, which is
@@ -153,14 +178,14 @@ impl Kernel {
                 value,
             });
         };
-        if shape.cluster > 1 {
+        if shape.cluster != [1; 3] {
             add(
                 CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
                 CUlaunchAttributeValue {
                     clusterDim: ClusterDimension {
-                        x: shape.cluster,
-                        y: 1,
-                        z: 1,
+                        x: shape.cluster[0],
+                        y: shape.cluster[1],
+                        z: shape.cluster[2],
                     },
                 },
             );

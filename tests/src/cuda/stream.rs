@@ -47,7 +47,8 @@ impl Stream {
         })
     }
 
-    pub(super) fn handle(&self) -> CUstream {
+    /// What the driver knows it by.
+    pub fn handle(&self) -> CUstream {
         self.handle
     }
 }

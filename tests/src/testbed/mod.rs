@@ -209,6 +209,13 @@ impl Testbed {
         command
     }
 
+    /// The program that runs here, once more, in an environment in which it finds the GPU.
+    pub fn this_program(&self) -> anyhow::Result<Command> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        Ok(command)
+    }
+
     /// The command `lithos`, for this testbed's daemon.
     pub fn lithos(&self, arguments: &[&str]) -> Command {
         let mut command = self.command("lithos");

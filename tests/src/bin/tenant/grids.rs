@@ -72,8 +72,8 @@ pub(crate) fn cluster(gpu: Gpu, arguments: &Cluster) -> anyhow::Result<Report> {
     let stream = Stream::new()?;
     let sms = SmSet::new()?;
     let counters = Buffer::zeroed(2)?;
-    let mut shape = Shape::row(arguments.ctas * arguments.clusters, 32);
-    shape.cluster = arguments.ctas;
+    let mut shape =
+        Shape::row(arguments.ctas * arguments.clusters, 32).in_clusters([arguments.ctas, 1, 1]);
     if arguments.whole_sms {
         kernel.allow_shared(gpu.shared_bytes_max)?;
         shape.shared_bytes = gpu.shared_bytes_max;
@@ -104,8 +104,9 @@ pub(crate) fn cooperative(gpu: Gpu, arguments: &Cooperative) -> anyhow::Result<R
     let meeting = Meeting::load(&gpu)?;
     let stream = Stream::new()?;
     let blocks = arguments.blocks.unwrap_or(gpu.sms);
-    let mut shape = Shape::row(blocks, 32).with_shared(gpu.shared_bytes_max);
-    shape.cooperative = true;
+    let shape = Shape::row(blocks, 32)
+        .with_shared(gpu.shared_bytes_max)
+        .cooperative();
     if let Err(error) = meeting.launch(&shape, false, &stream) {
         return match error.downcast::<Error>() {
             Ok(error) => Ok(Report::refused(ROLE, &error)),

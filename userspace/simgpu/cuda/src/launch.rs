@@ -208,8 +208,7 @@ pub(crate) unsafe fn kernel(
     parameters: *mut *mut c_void,
     extra: *mut *mut c_void,
 ) -> Outcome {
-    let grid = [grid_x, grid_y, grid_z];
-    let block = [block_x, block_y, block_z];
+    let (grid, block) = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
     let shape = Shape::plain(grid, block, shared_bytes);
     // SAFETY: the caller passes the kernel's parameters in one of the two ways.
     unsafe { start(call, function, shape, stream, parameters, extra) }
@@ -243,23 +242,12 @@ pub(crate) unsafe fn cooperative_kernel(
     stream: *mut c_void,
     parameters: *mut *mut c_void,
 ) -> Outcome {
-    let grid = [grid_x, grid_y, grid_z];
-    let block = [block_x, block_y, block_z];
-    let shape = Shape {
-        cooperative: true,
-        ..Shape::plain(grid, block, shared_bytes)
-    };
+    let (grid, block) = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
+    let mut shape = Shape::plain(grid, block, shared_bytes);
+    shape.cooperative = true;
+    let extra = std::ptr::null_mut();
     // SAFETY: the caller passes the kernel's parameters.
-    unsafe {
-        start(
-            call,
-            function,
-            shape,
-            stream,
-            parameters,
-            std::ptr::null_mut(),
-        )
-    }
+    unsafe { start(call, function, shape, stream, parameters, extra) }
 }
 
 /// # Safety

@@ -195,18 +195,17 @@ pub(crate) unsafe fn compute_mode(device: nvmlDevice_t, mode: *mut nvmlComputeMo
     unsafe { put(mode, nvmlComputeMode_enum_NVML_COMPUTEMODE_DEFAULT) }
 }
 
-pub(crate) unsafe fn memory(device: nvmlDevice_t, memory: *mut nvmlMemory_t) -> Outcome {
+/// Memory in bytes. The simulated driver takes none for itself.
+fn memory_of(device: nvmlDevice_t) -> Outcome<nvmlMemory_t> {
     let report = report(device)?;
-    let value = nvmlMemory_t {
-        total: report.info.memory_bytes,
-        free: report
-            .info
-            .memory_bytes
-            .saturating_sub(report.memory_used_bytes),
-        used: report.memory_used_bytes,
-    };
+    let (total, used) = (report.info.memory_bytes, report.memory_used_bytes);
+    let free = total.saturating_sub(used);
+    Ok(nvmlMemory_t { total, free, used })
+}
+
+pub(crate) unsafe fn memory(device: nvmlDevice_t, memory: *mut nvmlMemory_t) -> Outcome {
     // SAFETY: the caller lends the place.
-    unsafe { put(memory, value) }
+    unsafe { put(memory, memory_of(device)?) }
 }
 
 pub(crate) unsafe fn memory_v2(device: nvmlDevice_t, memory: *mut nvmlMemory_v2_t) -> Outcome {
@@ -219,17 +218,13 @@ pub(crate) unsafe fn memory_v2(device: nvmlDevice_t, memory: *mut nvmlMemory_v2_
     if version != expected {
         return Err(Error::ARGUMENT_VERSION);
     }
-    let report = report(device)?;
+    let nvmlMemory_t { total, free, used } = memory_of(device)?;
     let value = nvmlMemory_v2_t {
         version,
-        total: report.info.memory_bytes,
-        // The simulated driver takes none for itself.
+        total,
         reserved: 0,
-        free: report
-            .info
-            .memory_bytes
-            .saturating_sub(report.memory_used_bytes),
-        used: report.memory_used_bytes,
+        free,
+        used,
     };
     // SAFETY: as above.
     unsafe { put(memory, value) }
