@@ -206,6 +206,8 @@ unsafe fn on_api(shim: &'static Shim, local: &Local, cbid: c_int, words: *const 
     };
     match (api::call(cbid), words.is_enter()) {
         (Some(api::Call::Launch(form, null_is_per_thread)), true) => {
+            // Of a call whose end was not seen.
+            local.set_ticket(None);
             // SAFETY: the arguments are of the form that belongs to the number.
             let launch = unsafe { Launch::read(form, words.arguments()) };
             if let Some(launch) = launch {
@@ -216,7 +218,10 @@ unsafe fn on_api(shim: &'static Shim, local: &Local, cbid: c_int, words: *const 
             local.call.set(Call::default());
             local.set_ticket(None);
         }
-        (Some(call), true) => local.ending.set(enter_end(shim, call, words)),
+        (Some(call), true) => {
+            local.set_ticket(None);
+            local.ending.set(enter_end(shim, call, words));
+        }
         (Some(call), false) => exit(shim, local, call, words),
         (None, _) => {}
     }
@@ -233,11 +238,11 @@ fn enter_launch(
     words: ApiWords,
 ) {
     let context = words.word(ApiWords::CONTEXT);
-    let mut found = shim.contexts.find(context);
+    let mut found = shim.contexts.find_for(local.thread(), context);
     if let Found::Unknown = found {
         // Made in a way that we are not called around: a graphics API's, or a green one.
         shim.contexts.adopt(&shim.driver, context, None);
-        found = shim.contexts.find(context);
+        found = shim.contexts.find_for(local.thread(), context);
     }
     // Calls that launch no kernel of their own have no function; they upload many descriptors or none.
     let managed = match found {

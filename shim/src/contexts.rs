@@ -72,6 +72,13 @@ impl Contexts {
         self.table.find(context)
     }
 
+    /// Finds what belongs to a context for a launch call of the thread of this number, which is in no
+    /// other launch call. Never waits.
+    #[inline]
+    pub(crate) fn find_for(&self, thread: u64, context: u64) -> Found<'_, Managed> {
+        self.table.find_for(thread, context)
+    }
+
     /// Takes in a context, if it is new. `primary_of` is the device whose primary context it is, where
     /// that is known.
     pub(crate) fn adopt(&self, driver: &Driver, context: u64, primary_of: Option<c_int>) {

@@ -2,9 +2,15 @@
 //! CUcontext -> what belongs to it, for readers that may neither lock nor wait.
 //!
 //! A reader *pins* an entry while it uses it; whoever takes an entry out waits until no pin is left,
-//! for a bounded time, and else leaves it where it is for ever: a leak instead of a crash. Pins are
-//! counted in the table itself, which is never freed, so counting is safe before it is known what
-//! the entry holds. Entries are put in and taken out by one thread at a time (the caller's lock).
+//! for a bounded time, and else leaves it where it is for ever: a leak instead of a crash. Pins lie
+//! in the table itself, which is never freed, so pinning is safe before it is known what the entry
+//! holds. Entries are put in and taken out by one thread at a time (the caller's lock).
+//!
+//! There are two kinds of pins. One is counted, with atomic instructions. The other is a thread's
+//! own: a word that names the entry, stored without any ordering, because whoever takes an entry out
+//! has the kernel put all threads of the process through a barrier (`membarrier`) before it looks at
+//! these words. Launches pin in the second way, and in the first where the kernel does not offer that
+//! or the process has made more threads than there are words.
 //!
 //! ```text
 //!        insert              remove                 drained
@@ -14,11 +20,13 @@
 //! ```
 
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, compiler_fence};
 use std::time::{Duration, Instant};
 
 /// Contexts of one process that can be managed at a time.
 pub(crate) const ENTRIES: usize = 64;
+/// Threads, by number, that have a pin of their own.
+const OWN_PINS: usize = 256;
 
 #[repr(align(64))]
 struct Entry<T> {
@@ -29,9 +37,15 @@ struct Entry<T> {
     value: AtomicPtr<T>,
 }
 
+/// A thread's own pin: the index of the entry, counted from 1; 0 if it uses none.
+#[repr(align(64))]
+struct OwnPin(AtomicU32);
+
 /// The table.
 pub(crate) struct Table<T> {
     entries: [Entry<T>; ENTRIES],
+    /// By number of the thread; empty if the kernel offers no barrier.
+    own_pins: Box<[OwnPin]>,
     /// Entries from here on were never used.
     used: AtomicUsize,
 }
@@ -53,8 +67,17 @@ pub(crate) struct Full;
 
 /// An entry in use by a reader.
 pub(crate) struct Pinned<'a, T> {
-    pins: &'a AtomicU32,
+    pin: Pin<'a>,
     value: &'a T,
+}
+
+/// What keeps an entry.
+#[derive(Clone, Copy)]
+pub(crate) enum Pin<'a> {
+    /// One of so many.
+    Counted(&'a AtomicU32),
+    /// The thread's.
+    Own(&'a AtomicU32),
 }
 
 impl<T> std::ops::Deref for Pinned<'_, T> {
@@ -69,30 +92,41 @@ impl<'a, T> Pinned<'a, T> {
     /// Takes it apart, for a place that can hold nothing that has to be dropped. Whoever has the parts
     /// makes a `Pinned` of them again, once.
     #[inline]
-    pub(crate) fn into_parts(self) -> (&'a AtomicU32, &'a T) {
-        let parts = (self.pins, self.value);
+    pub(crate) fn into_parts(self) -> (Pin<'a>, &'a T) {
+        let parts = (self.pin, self.value);
         std::mem::forget(self);
         parts
     }
 
     /// Puts the parts together again.
     #[inline]
-    pub(crate) fn from_parts((pins, value): (&'a AtomicU32, &'a T)) -> Self {
-        Self { pins, value }
+    pub(crate) fn from_parts((pin, value): (Pin<'a>, &'a T)) -> Self {
+        Self { pin, value }
     }
 }
 
 impl<T> Drop for Pinned<'_, T> {
     #[inline]
     fn drop(&mut self) {
-        self.pins.fetch_sub(1, Ordering::Release);
+        match self.pin {
+            Pin::Counted(pins) => {
+                pins.fetch_sub(1, Ordering::Release);
+            }
+            Pin::Own(pin) => pin.store(0, Ordering::Release),
+        }
     }
 }
 
 impl<T> Table<T> {
     /// Makes an empty table.
-    pub(crate) const fn new() -> Self {
+    pub(crate) fn new() -> Self {
+        let own_pins = if barrier::register() { OWN_PINS } else { 0 };
+        Self::with_own_pins(own_pins)
+    }
+
+    fn with_own_pins(count: usize) -> Self {
         Self {
+            own_pins: (0..count).map(|_| OwnPin(AtomicU32::new(0))).collect(),
             entries: [const {
                 Entry {
                     context: AtomicU64::new(0),
@@ -121,13 +155,52 @@ impl<T> Table<T> {
                 let value = entry.value.load(Ordering::Acquire);
                 // SAFETY: a value is freed only after its context was cleared and no pin was left.
                 if let Some(value) = unsafe { value.as_ref() } {
-                    let pins = &entry.pins;
-                    return Found::Managed(Pinned { pins, value });
+                    let pin = Pin::Counted(&entry.pins);
+                    return Found::Managed(Pinned { pin, value });
                 }
                 entry.pins.fetch_sub(1, Ordering::Release);
                 return Found::Unmanaged;
             }
             entry.pins.fetch_sub(1, Ordering::Release);
+        }
+        Found::Unknown
+    }
+
+    /// Finds what belongs to a context, and pins it for the thread of this number, which has no such
+    /// pin now and gets no other until it has given this one back.
+    #[inline]
+    pub(crate) fn find_for(&self, thread: u64, context: u64) -> Found<'_, T> {
+        let own = usize::try_from(thread)
+            .ok()
+            .and_then(|n| self.own_pins.get(n));
+        let Some(OwnPin(own)) = own else {
+            return self.find(context);
+        };
+        if context == 0 {
+            return Found::Unknown;
+        }
+        debug_assert_eq!(own.load(Ordering::Relaxed), 0, "one pin at a time");
+        for (number, entry) in (1..).zip(self.in_use()) {
+            if entry.context.load(Ordering::Acquire) != context {
+                continue;
+            }
+            // `remove` first clears the context, then has every thread go through a barrier, and then
+            // looks at the pins. Either this thread's barrier comes after this store, and `remove`
+            // sees it, or before the next load, which then sees the context gone. The compiler, too,
+            // has to keep the order.
+            own.store(number, Ordering::Relaxed);
+            compiler_fence(Ordering::SeqCst);
+            if entry.context.load(Ordering::Acquire) == context {
+                let value = entry.value.load(Ordering::Acquire);
+                // SAFETY: a value is freed only after its context was cleared and no pin was left.
+                if let Some(value) = unsafe { value.as_ref() } {
+                    let pin = Pin::Own(own);
+                    return Found::Managed(Pinned { pin, value });
+                }
+                own.store(0, Ordering::Release);
+                return Found::Unmanaged;
+            }
+            own.store(0, Ordering::Release);
         }
         Found::Unknown
     }
@@ -160,13 +233,19 @@ impl<T> Table<T> {
     /// Takes a context out and returns what belonged to it, once no reader uses it any more; nothing
     /// if there was nothing, or if somebody still uses it when the time is up.
     pub(crate) fn remove(&self, context: u64, limit: Duration) -> Option<Box<T>> {
-        let entry = self
-            .in_use()
-            .iter()
-            .find(|entry| entry.context.load(Ordering::Relaxed) == context)?;
+        let (number, entry) = (1..)
+            .zip(self.in_use())
+            .find(|(_, entry)| entry.context.load(Ordering::Relaxed) == context)?;
         entry.context.store(0, Ordering::SeqCst);
+        if !self.own_pins.is_empty() {
+            barrier::all_threads();
+        }
+        let is_pinned = || {
+            let uses = |OwnPin(own): &OwnPin| own.load(Ordering::Acquire) == number;
+            entry.pins.load(Ordering::SeqCst) != 0 || self.own_pins.iter().any(uses)
+        };
         let deadline = Instant::now() + limit;
-        while entry.pins.load(Ordering::SeqCst) != 0 {
+        while is_pinned() {
             if Instant::now() >= deadline {
                 return None;
             }
@@ -184,11 +263,44 @@ impl<T> Table<T> {
     }
 }
 
+/// A barrier that one thread has all threads of the process go through.
+mod barrier {
+    use libc::{c_int, c_uint, c_ulong};
+
+    /// Says that this process is going to use it; returns whether the kernel offers it.
+    pub(super) fn register() -> bool {
+        membarrier(libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED)
+    }
+
+    /// Has all threads go through it: whatever a thread did before it is seen after this returns.
+    pub(super) fn all_threads() {
+        let is_done = membarrier(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED);
+        debug_assert!(is_done, "a registered process may always");
+    }
+
+    fn membarrier(command: c_int) -> bool {
+        let no_flags: c_uint = 0;
+        // SAFETY: the call has these arguments and touches no memory.
+        unsafe { libc::syscall(libc::SYS_membarrier, command as c_ulong, no_flags, 0) == 0 }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::sync::atomic::AtomicBool;
     use std::thread;
+
+    struct Value {
+        context: u64,
+        alive: AtomicBool,
+    }
+
+    impl Drop for Value {
+        fn drop(&mut self) {
+            self.alive.store(false, Ordering::SeqCst);
+        }
+    }
 
     const SOON: Duration = Duration::from_secs(30);
 
@@ -258,26 +370,68 @@ mod tests {
         assert_eq!((value(&table, 5), *pinned), (Some(51), 50));
     }
 
-    /// Readers never see a value after it was freed, nor that of another context.
+    #[test]
+    fn a_threads_own_pin_keeps_an_entry() {
+        let table: Table<u64> = Table::new();
+        table.insert(5, Some(Box::new(50))).expect("room");
+        table.insert(6, None).expect("room");
+        assert!(matches!(table.find_for(1, 0), Found::Unknown));
+        assert!(matches!(table.find_for(1, 7), Found::Unknown));
+        assert!(matches!(table.find_for(1, 6), Found::Unmanaged));
+        let Found::Managed(pinned) = table.find_for(1, 5) else {
+            panic!("5 is in");
+        };
+        assert_eq!(*pinned, 50);
+        assert!(table.remove(6, Duration::ZERO).is_none());
+        table.insert(7, Some(Box::new(70))).expect("room");
+        let other = table.remove(7, Duration::ZERO);
+        assert_eq!(other.as_deref(), Some(&70), "that pin is of another entry");
+        let parts = pinned.into_parts();
+        assert_eq!(table.remove(5, Duration::ZERO), None);
+        assert_eq!(*parts.1, 50, "who has it keeps it");
+        drop(Pinned::from_parts(parts));
+        table.insert(8, Some(Box::new(80))).expect("room");
+        let Found::Managed(again) = table.find_for(1, 8) else {
+            panic!("8 is in");
+        };
+        drop(again);
+        assert_eq!(table.remove(8, Duration::ZERO).as_deref(), Some(&80));
+    }
+
+    #[test]
+    fn a_thread_without_a_pin_of_its_own_counts() {
+        let table: Table<u64> = Table::with_own_pins(2);
+        table.insert(5, Some(Box::new(50))).expect("room");
+        for thread in [1, 2, u64::MAX] {
+            let Found::Managed(pinned) = table.find_for(thread, 5) else {
+                panic!("5 is in");
+            };
+            assert_eq!(matches!(pinned.pin, Pin::Own(_)), thread < 2);
+        }
+        assert_eq!(table.remove(5, Duration::ZERO).as_deref(), Some(&50));
+    }
+
     #[test]
     fn readers_race_with_contexts_that_come_and_go() {
-        struct Value {
-            context: u64,
-            alive: AtomicBool,
-        }
-        impl Drop for Value {
-            fn drop(&mut self) {
-                self.alive.store(false, Ordering::SeqCst);
-            }
-        }
-        let table: Table<Value> = Table::new();
+        race(&Table::with_own_pins(0));
+    }
+
+    #[test]
+    fn readers_with_pins_of_their_own_race_with_contexts_that_come_and_go() {
+        assert!(barrier::register(), "Linux has had it since 4.14");
+        race(&Table::with_own_pins(4));
+    }
+
+    /// Readers never see a value after it was freed, nor that of another context.
+    fn race(table: &Table<Value>) {
         let done = AtomicBool::new(false);
         thread::scope(|scope| {
-            for _ in 0..3 {
-                scope.spawn(|| {
+            for thread in 1..4 {
+                let done = &done;
+                scope.spawn(move || {
                     while !done.load(Ordering::SeqCst) {
                         for context in 1..4 {
-                            if let Found::Managed(value) = table.find(context) {
+                            if let Found::Managed(value) = table.find_for(thread, context) {
                                 assert_eq!(value.context, context);
                                 assert!(value.alive.load(Ordering::SeqCst));
                             }

@@ -14,13 +14,11 @@
 //!
 //! A descriptor without a ticket (uploaded outside a launch call, or a second one) reserves for itself.
 
-use std::sync::atomic::AtomicU32;
-
 use lithos_abi::bindings::{LITHOS_COUNT_VOID, LITHOS_RECORD_VOID};
 use lithos_abi::lithos_record;
 
 use crate::channel::Managed;
-use crate::table::Pinned;
+use crate::table::{Pin, Pinned};
 
 /// A sequence, and whether its place in the ring may be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +64,7 @@ pub(crate) struct Ticket {
     pub(crate) managed: &'static Managed,
     /// For the first descriptor of the call.
     pub(crate) reserved: Reserved,
-    pins: &'static AtomicU32,
+    pin: Pin<'static>,
 }
 
 impl Ticket {
@@ -74,19 +72,19 @@ impl Ticket {
     #[inline]
     pub(crate) fn begin(context: u64, pinned: Pinned<'static, Managed>) -> Self {
         let reserved = Reserved::take(&pinned);
-        let (pins, managed) = pinned.into_parts();
+        let (pin, managed) = pinned.into_parts();
         Self {
             context,
             managed,
             reserved,
-            pins,
+            pin,
         }
     }
 
     /// Gives the ticket back, whether a descriptor has used what was reserved or not.
     #[inline]
     pub(crate) fn end(self, is_used: bool) {
-        let pinned = Pinned::from_parts((self.pins, self.managed));
+        let pinned = Pinned::from_parts((self.pin, self.managed));
         if !is_used {
             self.reserved.void(&pinned);
         }

@@ -18,7 +18,7 @@ use lithos_device::pages::{self, Pages};
 use super::prepare;
 use crate::channel::{Identity, Managed};
 use crate::local::{self, Call};
-use crate::table::Pinned;
+use crate::table::{Pin, Pinned};
 use crate::ticket::Ticket;
 
 const RECORDS: u32 = 8;
@@ -557,7 +557,7 @@ fn held(tpcs: &str) -> (&'static Bench, &'static AtomicU32) {
 
 fn ticket(bench: &'static Bench, pins: &'static AtomicU32) -> Ticket {
     pins.fetch_add(1, Ordering::Relaxed);
-    Ticket::begin(7, Pinned::from_parts((pins, &bench.managed)))
+    Ticket::begin(7, Pinned::from_parts((Pin::Counted(pins), &bench.managed)))
 }
 
 #[test]
