@@ -9,6 +9,7 @@ mod confined;
 mod grids;
 mod life;
 mod live;
+mod load;
 mod operator;
 mod simulated;
 mod support;

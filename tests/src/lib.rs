@@ -6,8 +6,12 @@
 //! a real GPU; only their default sizes differ ([`cuda::is_simulated`]), because the simulated GPU
 //! interprets every instruction.
 
+pub mod client;
 pub mod cuda;
+pub mod figures;
+pub mod footprint;
 pub mod latency;
+pub mod load;
 pub mod plot;
 pub mod testbed;
 pub mod workload;

@@ -66,7 +66,8 @@ impl Drop for Buffer {
     }
 }
 
-/// A set of SMs that kernels fill in, each block with the `%smid` that it ran on.
+/// A set of SMs that kernels fill in, each block with the `%smid` that it ran on. (Under a mask these
+/// are renumbered: they say how many SMs, not which.)
 #[derive(Debug)]
 pub struct SmSet {
     words: Buffer,

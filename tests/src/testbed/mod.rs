@@ -202,6 +202,14 @@ impl Testbed {
         daemon.finish(PATIENCE)
     }
 
+    /// The CUDA driver's library that programs of this testbed load.
+    pub fn driver_library(&self) -> PathBuf {
+        let paths = self.environment.iter();
+        let folder = paths.filter(|(name, _)| *name == "LD_LIBRARY_PATH");
+        let folder = folder.map(|(_, folder)| PathBuf::from(folder)).next();
+        folder.unwrap_or_default().join("libcuda.so.1")
+    }
+
     /// One of the programs, in an environment in which it finds the GPU.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.programs.path(program));

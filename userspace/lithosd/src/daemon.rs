@@ -53,7 +53,7 @@ pub struct Facts {
 }
 
 impl Facts {
-    pub(crate) fn status(&self, now: Nanos, refused: u64) -> DaemonStatus {
+    pub fn status(&self, now: Nanos, refused: u64) -> DaemonStatus {
         DaemonStatus {
             version: env!("CARGO_PKG_VERSION").into(),
             abi_version: LITHOS_ABI_VERSION,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! The figures that the main job promises, and what was measured of them.
 
-use serde::Serialize;
+use lithos_tests::figures::{Figure, Target, Value, to_f64};
 
 use super::Step;
 
@@ -17,15 +17,6 @@ pub(crate) enum Name {
     Masks,
     Live,
     Beside,
-}
-
-/// What is promised of a value.
-enum Target {
-    AtMost(f64),
-    Below(f64),
-    Exactly(f64),
-    /// All of as many as there are.
-    All,
 }
 
 struct Text {
@@ -114,13 +105,6 @@ impl Name {
     }
 }
 
-/// A value, and how many there could have been where the target is all of them.
-#[derive(Clone, Copy, Debug)]
-struct Value {
-    value: f64,
-    of: f64,
-}
-
 /// What has been measured so far.
 #[derive(Debug, Default)]
 pub(crate) struct Values {
@@ -160,80 +144,15 @@ impl Values {
     }
 
     fn figure(&self, name: Name) -> Figure {
-        let text = name.text();
-        let found = self.measured.iter().find(|(other, _)| *other == name);
-        let value = found.map(|(_, value)| *value);
-        let (target, met) = match text.target {
-            Target::AtMost(most) => (
-                format!("at most {most}"),
-                value.is_some_and(|found| found.value <= most),
-            ),
-            Target::Below(bound) => (
-                format!("less than {bound}"),
-                value.is_some_and(|found| found.value < bound),
-            ),
-            Target::Exactly(wanted) => (
-                wanted.to_string(),
-                value.is_some_and(|found| (found.value - wanted).abs() < 0.5),
-            ),
-            Target::All => (
-                value.map_or_else(|| "all".to_owned(), |found| format!("all of {}", found.of)),
-                value.is_some_and(|found| found.value >= found.of),
-            ),
-        };
-        Figure {
-            figure: text.figure,
-            value: value.map(|found| (found.value * 1000.0).round() / 1000.0),
-            unit: text.unit,
+        let Text {
+            figure,
+            unit,
             target,
-            met,
-            command: text.step.command(),
-        }
-    }
-}
-
-/// A count as a value.
-pub(crate) fn to_f64(count: u64) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "counts here are far below 2^53")]
-    let value = count as f64;
-    value
-}
-
-/// A figure as it is written down.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Figure {
-    pub(crate) figure: &'static str,
-    pub(crate) value: Option<f64>,
-    pub(crate) unit: &'static str,
-    pub(crate) target: String,
-    pub(crate) met: bool,
-    pub(crate) command: String,
-}
-
-/// Everything that is written down.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Results {
-    pub(crate) device: String,
-    pub(crate) driver: String,
-    pub(crate) commit: String,
-    pub(crate) figures: Vec<Figure>,
-}
-
-impl Results {
-    /// Prints the figures of these steps.
-    pub(crate) fn print(&self, steps: &[Step]) {
-        println!("\n{}, driver {}, {}", self.device, self.driver, self.commit);
-        for figure in &self.figures {
-            if !figure.step().is_some_and(|step| steps.contains(&step)) {
-                continue;
-            }
-            let value = match figure.value {
-                Some(value) => format!("{value} {}", figure.unit),
-                None => "not measured".to_owned(),
-            };
-            let met = if figure.met { "met" } else { "NOT MET" };
-            println!("{met:>8}  {}: {value} ({})", figure.figure, figure.target);
-        }
+            step,
+        } = name.text();
+        let found = self.measured.iter().find(|(other, _)| *other == name);
+        let measured = found.map(|(_, value)| *value);
+        Figure::new(figure, unit, target, step.command(), measured)
     }
 }
 
@@ -242,29 +161,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_not_measured_is_not_met() {
+    fn there_is_a_figure_for_each_promise() {
         let figures = Values::default().figures();
         assert_eq!(figures.len(), Name::ALL.len());
-        assert!(
-            figures
-                .iter()
-                .all(|figure| !figure.met && figure.value.is_none())
-        );
     }
 
     #[test]
-    fn targets_are_bounds_numbers_or_all() {
+    fn launches_of_several_looks_add_up() {
         let mut values = Values::default();
-        values.set(Name::LaunchP50, 0.25);
-        values.set(Name::Calls, 10.0);
-        values.set(Name::TorchSms, 32.0);
-        values.set_of(Name::Live, 9.0, 10.0);
         values.add_launches(5, 5);
         values.add_launches(7, 7);
-        let met = |name| values.figure(name).met;
-        assert!(met(Name::LaunchP50) && met(Name::TorchSms) && met(Name::Masks));
-        assert!(!met(Name::Calls) && !met(Name::Live));
-        assert_eq!(values.figure(Name::Masks).value, Some(12.0));
-        assert_eq!(values.figure(Name::Live).target, "all of 10");
+        let figure = values.figure(Name::Masks);
+        assert!(figure.met && figure.target == "all of 12");
+        values.add_launches(1, 0);
+        assert!(!values.figure(Name::Masks).met);
     }
 }

@@ -4,13 +4,14 @@
 use std::process::Command;
 
 use anyhow::Context;
+use lithos_tests::figures::to_f64;
 use lithos_tests::latency::{Distribution, median};
 use lithos_tests::testbed::{PATIENCE, Process, Testbed};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use super::figures::{Name, Values, to_f64};
+use super::figures::{Name, Values};
 
 /// How a managed program is started.
 const RUN: [&str; 4] = ["--tpcs", "8", "--class", "lc"];

@@ -11,15 +11,15 @@ mod launch;
 mod partitions;
 mod torch;
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::path::PathBuf;
+use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::{Parser, ValueEnum};
+use lithos_tests::figures::{self as written, Results};
 use lithos_tests::testbed::{Hardware, Programs, Testbed};
 use lithos_tests::workload;
 
-use figures::{Figure, Results, Values};
+use figures::Values;
 
 /// Measures the figures of the main job and writes RESULTS/<GPU>/main-job.json.
 #[derive(Parser)]
@@ -114,7 +114,7 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
         }
         let mut testbed = Testbed::new(programs.clone(), &hardware)?;
         testbed.start_daemon(&configuration(mps, cli.gpu))?;
-        device = device_name(&testbed)?;
+        device = written::device_name(&testbed)?;
         for step in part {
             println!("{step:?} ...");
             if let Err(error) = take(step, &testbed, &hardware, &mut values) {
@@ -126,20 +126,18 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
     }
 
     let results = Results {
-        device: device.clone(),
-        driver: driver(cli.gpu),
-        commit: commit(cli),
+        device,
+        driver: written::driver_version(&hardware),
+        commit: cli.commit.clone().unwrap_or_else(written::commit),
         figures: values.figures(),
     };
-    results.print(&steps);
+    let asked = |command: &str| steps.iter().any(|step| step.command() == command);
+    results.print(asked);
     if cli.only.is_none() {
-        let path = write(&cli.results, &device, &results)?;
-        println!("written to {}", path.display());
+        results.write(&cli.results, "main-job")?;
     }
-    Ok(results.figures.iter().all(|figure| {
-        let asked = steps.iter().any(|step| step.command() == figure.command);
-        figure.met || !asked
-    }))
+    let mut figures = results.figures.iter();
+    Ok(figures.all(|figure| figure.met || !asked(&figure.command)))
 }
 
 fn take(
@@ -165,59 +163,4 @@ fn configuration(mps: bool, gpu: GpuKind) -> String {
         _ => "off",
     };
     format!("[mps]\nenable = \"{enable}\"\n")
-}
-
-fn device_name(testbed: &Testbed) -> anyhow::Result<String> {
-    let status = testbed.status()?;
-    let name = status["gpus"][0]["name"].as_str();
-    Ok(name.context("the daemon manages no GPU")?.to_owned())
-}
-
-fn driver(gpu: GpuKind) -> String {
-    let query = ["--query-gpu=driver_version", "--format=csv,noheader"];
-    match gpu {
-        GpuKind::Simulated => "simgpu".to_owned(),
-        GpuKind::Real => first_line(Command::new("nvidia-smi").args(query)),
-    }
-}
-
-fn commit(cli: &Cli) -> String {
-    cli.commit
-        .clone()
-        .unwrap_or_else(|| first_line(Command::new("git").args(["rev-parse", "HEAD"])))
-}
-
-/// The first line that a command prints; "unknown" if there is none.
-fn first_line(command: &mut Command) -> String {
-    let output = command
-        .output()
-        .ok()
-        .filter(|output| output.status.success());
-    output
-        .and_then(|output| String::from_utf8(output.stdout).ok())
-        .and_then(|text| text.lines().next().map(|line| line.trim().to_owned()))
-        .unwrap_or_else(|| "unknown".to_owned())
-}
-
-/// Writes the results to the folder of their kind of GPU.
-fn write(root: &Path, device: &str, results: &Results) -> anyhow::Result<PathBuf> {
-    let place = ["H100", "H200"]
-        .into_iter()
-        .find(|kind| device.contains(kind) && !device.contains("simulated"))
-        .map_or_else(|| "simgpu".to_owned(), str::to_lowercase);
-    let folder = root.join(place);
-    std::fs::create_dir_all(&folder)?;
-    let path = folder.join("main-job.json");
-    let text = serde_json::to_string_pretty(results)? + "\n";
-    std::fs::write(&path, text).with_context(|| path.display().to_string())?;
-    Ok(path)
-}
-
-impl Figure {
-    /// Where a figure comes from.
-    fn step(&self) -> Option<Step> {
-        Step::ALL
-            .into_iter()
-            .find(|step| step.command() == self.command)
-    }
 }

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use lithos_tests::figures::to_f64;
 use lithos_tests::latency::median;
 use lithos_tests::testbed::{Hardware, Outcome, PATIENCE, Process, Testbed};
 use lithos_tests::workload::{Pace, Pair};
 
-use super::figures::{Name, Values, to_f64};
+use super::figures::{Name, Values};
 
 /// The latest that was seen of each channel's launches: a channel goes with its tenant, so its ring has
 /// to be looked at while the tenant runs.

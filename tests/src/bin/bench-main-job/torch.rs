@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use lithos_tests::cuda::source;
+use lithos_tests::figures::to_f64;
 use lithos_tests::testbed::{Process, Testbed};
 use serde_json::Value;
 
-use super::figures::{Name, Values, to_f64};
+use super::figures::{Name, Values};
 use super::partitions::Watch;
 
 const SCRIPT: &str = include_str!("../../../torch/confine.py");
