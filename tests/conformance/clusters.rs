@@ -9,7 +9,7 @@ use lithos_descriptor::TpcMask;
 use lithos_tests::cuda::Shape;
 
 use crate::statement::{from_here_on, statements};
-use crate::subject::{Meeting, Subject, nothing, only, without};
+use crate::subject::{Meeting, Subject, TPC_SMS, nothing, only, without};
 
 statements! {
     Ends:
@@ -17,10 +17,11 @@ statements! {
         the_driver_disables_tpcs_72_to_127_for_clusters_of_more_than_two_blocks
         a_cluster_runs_on_two_tpcs_of_one_gpc
         a_tpc_without_company_hosts_a_cluster_of_two_blocks
-        a_tpc_without_company_hosts_four_blocks_that_fit_into_it;
+        every_block_of_a_cluster_has_an_sm_to_itself_among_the_cluster;
     Hangs:
         a_cluster_across_two_gpcs_hangs
         a_cluster_for_which_the_mask_leaves_too_few_tpcs_hangs
+        a_cluster_of_more_blocks_than_the_mask_leaves_sms_hangs_however_small_they_are
         a_tpc_without_company_hosts_no_cluster_wider_than_itself;
 }
 
@@ -120,19 +121,22 @@ fn a_tpc_without_company_hosts_a_cluster_of_two_blocks() {
     assert!(subject.meets(&clusters(&subject, 1, 2), only(tpc)));
 }
 
-fn a_tpc_without_company_hosts_four_blocks_that_fit_into_it() {
+fn every_block_of_a_cluster_has_an_sm_to_itself_among_the_cluster() {
     let subject = Subject::new();
-    let tpc = lone_tpc(&subject);
+    let (together, _) = pairs(&subject);
+    // Small enough for all of them to fit on one SM.
     let shape = Shape::row(BLOCKS, 32).in_clusters([BLOCKS, 1, 1]);
-    assert!(subject.meets(&shape, only(tpc)));
+    let meeting = Meeting::new();
+    subject.launch_meeting(&meeting, &shape, &subject.stream, only(together));
+    subject.stream.synchronize().expect("the end of the launch");
+    assert_eq!(meeting.sms(), BLOCKS);
 }
 
-/// Launches a cluster that needs two TPCs, and waits for its end.
-fn launch_on(subject: &Subject, tpcs: TpcMask) {
+/// Launches one cluster on these TPCs, and waits for its end.
+fn launch_on(subject: &Subject, tpcs: TpcMask, shape: &Shape) {
     subject.control();
-    let shape = clusters(subject, 1, BLOCKS);
     let meeting = Meeting::new();
-    subject.launch_meeting(&meeting, &shape, &subject.stream, only(tpcs));
+    subject.launch_meeting(&meeting, shape, &subject.stream, only(tpcs));
     from_here_on();
     subject.stream.synchronize().expect("the end of the launch");
     assert!(meeting.has_met());
@@ -141,17 +145,26 @@ fn launch_on(subject: &Subject, tpcs: TpcMask) {
 fn a_cluster_across_two_gpcs_hangs() {
     let subject = Subject::new();
     let (_, apart) = pairs(&subject);
-    launch_on(&subject, apart);
+    launch_on(&subject, apart, &clusters(&subject, 1, BLOCKS));
 }
 
 fn a_cluster_for_which_the_mask_leaves_too_few_tpcs_hangs() {
     let subject = Subject::new();
     let tpc = subject.lowest_tpcs(1);
-    launch_on(&subject, tpc);
+    launch_on(&subject, tpc, &clusters(&subject, 1, BLOCKS));
+}
+
+fn a_cluster_of_more_blocks_than_the_mask_leaves_sms_hangs_however_small_they_are() {
+    let subject = Subject::new();
+    let tpc = subject.lowest_tpcs(1);
+    let blocks = TPC_SMS + 1;
+    let shape = Shape::row(blocks, 32).in_clusters([blocks, 1, 1]);
+    launch_on(&subject, tpc, &shape);
 }
 
 fn a_tpc_without_company_hosts_no_cluster_wider_than_itself() {
     let subject = Subject::new();
     let tpc = lone_tpc(&subject);
-    launch_on(&subject, tpc);
+    let blocks = TPC_SMS + 1;
+    launch_on(&subject, tpc, &clusters(&subject, 1, blocks));
 }

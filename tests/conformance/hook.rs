@@ -25,6 +25,7 @@ statements! {
         an_api_callback_is_told_name_arguments_context_and_number
         the_result_is_999_before_a_call_and_its_own_after
         a_call_that_is_skipped_returns_what_the_subscriber_says_and_does_nothing
+        a_result_that_is_changed_at_the_end_of_a_call_is_what_it_returns
         cuda_calls_work_inside_an_api_callback;
 }
 
@@ -221,6 +222,24 @@ fn a_call_that_is_skipped_returns_what_the_subscriber_says_and_does_nothing() {
     assert_eq!(read(&counts), [0]);
     // The context is as it was.
     subject.control();
+}
+
+fn a_result_that_is_changed_at_the_end_of_a_call_is_what_it_returns() {
+    let subject = Subject::new();
+    let (counts, grid) = (buffer(1), buffer(3));
+    let words = [counts.address(), grid.address()];
+    let launch = || {
+        subject
+            .trace
+            .launch(&Shape::row(1, 32), &subject.stream, &words)
+    };
+    let other = CUresult::CUDA_ERROR_NOT_SUPPORTED;
+    let answer = move |call: &Call| call.is_exit.then_some(other as u32);
+    let (launched, _) = subject.subscriber.watching(LAUNCH_KERNEL, answer, launch);
+    assert!(matches!(launched, Err(Error::Call { result, .. }) if result == other));
+    // It has happened all the same.
+    subject.stream.synchronize().expect("the end of the launch");
+    assert_eq!(read(&counts), [1]);
 }
 
 fn cuda_calls_work_inside_an_api_callback() {

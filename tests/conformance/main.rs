@@ -13,12 +13,15 @@
 //! - `subscriber.rs`, `subject.rs`: what statements are made with: callbacks, and a GPU with kernels.
 //! - `hook.rs`, `launches.rs`, `masks.rs`, `clusters.rs`, `cooperative.rs`, `ends.rs`, `releases.rs`,
 //!   `queues.rs`: the statements by what they are about.
-//! - `graphs.rs`: what only a real GPU can show, because simgpu has no graphs.
+//! - `graphs.rs`, `green.rs`, `eight_queues.rs`: what only a real GPU can show, because simgpu has no CUDA
+//!   graphs, no green contexts, and a queue for every stream.
 
 mod clusters;
 mod cooperative;
+mod eight_queues;
 mod ends;
 mod graphs;
+mod green;
 mod hook;
 mod launches;
 mod masks;
@@ -45,7 +48,11 @@ const EVERYWHERE: [&[Statement]; 8] = [
     queues::STATEMENTS,
 ];
 /// What simgpu does not simulate.
-const REAL_ONLY: [&[Statement]; 1] = [graphs::STATEMENTS];
+const REAL_ONLY: [&[Statement]; 3] = [
+    graphs::STATEMENTS,
+    green::STATEMENTS,
+    eight_queues::STATEMENTS,
+];
 
 fn main() -> ExitCode {
     let mut statements = EVERYWHERE.concat();

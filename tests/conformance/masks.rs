@@ -6,7 +6,7 @@ use lithos_descriptor::hopper::fields;
 use lithos_tests::cuda::{Shape, Stream};
 
 use crate::statement::{from_here_on, statements};
-use crate::subject::{Meeting, Subject, TPC_SMS, nothing, only};
+use crate::subject::{Meeting, Subject, TPC_SMS, nothing, only, without};
 use crate::subscriber::Editable;
 
 statements! {
@@ -17,7 +17,7 @@ statements! {
         a_mask_that_is_not_marked_valid_does_nothing
         a_mask_holds_for_its_own_launch_only
         launches_under_disjoint_masks_are_resident_at_once
-        smid_is_renumbered_under_a_mask;
+        every_tpc_has_two_smids_of_its_own_under_whatever_mask;
     Hangs:
         a_mask_that_leaves_no_present_tpc_hangs_its_launch
         a_mask_that_leaves_nothing_at_all_hangs_its_launch;
@@ -94,12 +94,23 @@ fn launches_under_disjoint_masks_are_resident_at_once() {
     }
 }
 
-fn smid_is_renumbered_under_a_mask() {
+fn every_tpc_has_two_smids_of_its_own_under_whatever_mask() {
     let subject = Subject::new();
-    let tpcs = subject.lowest_tpcs(4);
-    for mask in [tpcs.lowest(2), tpcs - tpcs.lowest(2)] {
-        assert_eq!(subject.smids(only(mask)), [0, 1, 2, 3], "{mask}");
+    let all: Vec<u32> = (0..subject.gpu.sms).collect();
+    assert_eq!(subject.smids(nothing), all);
+    let tpcs = subject.lowest_tpcs(5);
+    let mut together = Vec::new();
+    for tpc in tpcs.iter().map(TpcMask::single) {
+        let its = subject.smids(only(tpc));
+        let rest = subject.smids(without(tpc));
+        assert!(
+            all.iter().all(|sm| its.contains(sm) != rest.contains(sm)),
+            "{tpc}: {its:?}"
+        );
+        together.extend(its);
     }
+    together.sort_unstable();
+    assert_eq!(subject.smids(only(tpcs)), together);
 }
 
 /// Makes a launch that this mask leaves, and waits for its end.

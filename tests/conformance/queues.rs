@@ -8,23 +8,21 @@ use crate::subject::{Meeting, Subject, nothing};
 
 statements! {
     Hangs:
-        a_launch_call_waits_while_1021_launches_of_its_stream_are_outstanding;
+        a_launch_call_waits_while_1021_launches_of_its_stream_wait_for_their_turn;
 }
 
-/// Launches of one stream that can be outstanding.
-const QUEUE: u32 = 1021;
+/// Launches that a hardware queue holds, those that have begun not among them.
+pub(crate) const WAITING: usize = 1021;
 
-fn a_launch_call_waits_while_1021_launches_of_its_stream_are_outstanding() {
+fn a_launch_call_waits_while_1021_launches_of_its_stream_wait_for_their_turn() {
     let subject = Subject::new();
-    let launch = || subject.launch_trace(&Shape::row(1, 32), &subject.stream, nothing);
+    let one = Shape::row(1, 32);
     let held = Meeting::new();
     subject.control();
-    // Behind this one all others wait.
-    subject.hold(&held, &Shape::row(1, 32), &subject.stream, nothing);
-    for _ in 1..QUEUE {
-        launch();
+    subject.hold(&held, &one, &subject.stream, nothing);
+    for _ in 0..WAITING {
+        subject.launch_trace(&one, &subject.stream, nothing);
     }
     from_here_on();
-    launch();
-    held.let_go();
+    subject.launch_trace(&one, &subject.stream, nothing);
 }

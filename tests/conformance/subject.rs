@@ -56,6 +56,7 @@ pub(crate) struct Subject {
     pub(crate) trace: Kernel,
     work: Kernel,
     clock: Kernel,
+    remask: Kernel,
     meet: Kernel,
     // Kernels end with their modules.
     _modules: [Module; 3],
@@ -88,6 +89,7 @@ impl Subject {
             work: kernel(&work, c"work"),
             trace: kernel(&trace, c"trace"),
             clock: kernel(&trace, c"clock"),
+            remask: kernel(&trace, c"remask"),
             meet: kernel(&meet, c"meet"),
             _modules: [work, trace, meet],
             _context: context,
@@ -265,6 +267,19 @@ impl Subject {
     ) -> Upload {
         self.launch(&self.clock, &Shape::row(1, 1), &self.stream, &[time], edit)
     }
+
+    /// Rewrites the mask of a descriptor that lies in device memory, and does not wait.
+    pub(crate) fn remask(&self, descriptor: u64, tpcs: TpcMask) {
+        let [a, b, c, d] = tpcs.disable_words().map(u64::from);
+        let words = [descriptor, a, b, c, d];
+        self.launch(
+            &self.remask,
+            &Shape::row(1, 1),
+            &self.stream,
+            &words,
+            nothing,
+        );
+    }
 }
 
 /// Where blocks wait for each other.
@@ -298,6 +313,11 @@ impl Meeting {
     /// Whether the last block has seen that all are there.
     pub(crate) fn has_met(&self) -> bool {
         self.host.load(1) != 0
+    }
+
+    /// How many SMs the blocks were on; the launch has ended.
+    pub(crate) fn sms(&self) -> u32 {
+        self.sms.count().expect("its words")
     }
 
     /// Tells held blocks to go.

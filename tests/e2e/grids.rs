@@ -71,9 +71,8 @@ fn a_partition_that_launches_clusters_keeps_room_for_the_largest_one() {
 #[test]
 fn clusters_that_do_not_fit_run_wider_or_are_refused_as_the_partition_says() {
     let bed = managed_gpu(&small("widen"));
-    // A block of a cluster can share its SM with others: what does not fit has to be wider than the
-    // whole partition could be with one block per SM.
-    let wide = ["cluster", "--ctas", "8", "--clusters", "2", "--whole-sms"];
+    // Every block of a cluster has an SM to itself among the cluster: eight need more than there are.
+    let wide = ["cluster", "--ctas", "8", "--clusters", "2"];
     let report = run(&bed, "small", &wide);
     assert_eq!(report["result"], "CUDA_SUCCESS");
     assert_eq!(

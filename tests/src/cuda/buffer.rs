@@ -66,8 +66,7 @@ impl Drop for Buffer {
     }
 }
 
-/// A set of SMs that kernels fill in, each block with the `%smid` that it ran on. (Under a mask these
-/// are renumbered: they say how many SMs, not which.)
+/// A set of SMs that kernels fill in, each block with the `%smid` that it ran on.
 #[derive(Debug)]
 pub struct SmSet {
     words: Buffer,

@@ -19,6 +19,15 @@ impl Stream {
         Self::with_priority(0)
     }
 
+    /// Takes a stream that was made elsewhere.
+    ///
+    /// # Safety
+    ///
+    /// Nobody else destroys it.
+    pub unsafe fn from_handle(handle: CUstream) -> Self {
+        Self { handle }
+    }
+
     /// Makes a stream of the highest priority that the context offers.
     pub fn urgent() -> Result<Self, Error> {
         let (mut least, mut greatest) = (0, 0);

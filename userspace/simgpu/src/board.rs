@@ -6,7 +6,8 @@
 //! at every third bit from 75 on. A [`Layout`] says how many TPCs each GPC has and how many stand
 //! alone; a [`Board`] is what follows from it: for every TPC its bit and its GPC, in rising order of
 //! bits. Everything else about a TPC is its index in that order; its two SMs are `2 * index` and
-//! `2 * index + 1`.
+//! `2 * index + 1`. Programs see other numbers (`%smid`), which count the first TPC of each GPC, then the
+//! second of each, and so on, TPCs that stand alone last; a mask does not change them (seen on an H100).
 //!
 //! Units: TPCs are counted, memory is in bytes.
 
@@ -205,6 +206,8 @@ pub struct Tpc {
 pub struct Board {
     tpcs: Vec<Tpc>,
     gpcs: u32,
+    /// The place of each TPC in the order in which programs see SMs numbered.
+    places: Vec<u32>,
 }
 
 impl Board {
@@ -212,7 +215,10 @@ impl Board {
     pub fn new(layout: &Layout) -> Self {
         let mut tpcs = Vec::new();
         let mut gpcs = 0;
+        // Row in the GPC, and GPC.
+        let mut order = Vec::new();
         for &size in &layout.gpcs {
+            order.extend((0..size).map(|i| (i, gpcs)));
             tpcs.extend((0..size).map(|i| Tpc {
                 bit: TPCS_PER_GPC_MAX * gpcs + i,
                 gpc: gpcs,
@@ -220,13 +226,29 @@ impl Board {
             gpcs += 1;
         }
         for i in 0..layout.lone {
+            order.push((u32::MAX, gpcs));
             tpcs.push(Tpc {
                 bit: LONE_FIRST_BIT + LONE_STRIDE * i,
                 gpc: gpcs,
             });
             gpcs += 1;
         }
-        Self { tpcs, gpcs }
+        let mut sorted = order.clone();
+        sorted.sort_unstable();
+        let place = |of: &(u32, u32)| sorted.partition_point(|other| other < of);
+        let places = order.iter().map(place);
+        let places = places.map(|place| u32::try_from(place).unwrap_or(u32::MAX));
+        Self {
+            places: places.collect(),
+            tpcs,
+            gpcs,
+        }
+    }
+
+    /// The number under which programs see an SM.
+    pub fn smid(&self, sm: u32) -> u32 {
+        let (tpc, which) = (sm / SMS_PER_TPC, sm % SMS_PER_TPC);
+        SMS_PER_TPC * self.places[tpc as usize] + which
     }
 
     /// The TPCs.
@@ -264,6 +286,22 @@ mod tests {
         let (below, above): (Vec<u32>, Vec<u32>) = found.iter().partition(|&&bit| bit < 80);
         assert_eq!(below, measured);
         assert_eq!(above.len(), 2);
+    }
+
+    #[test]
+    fn the_default_board_numbers_sms_as_was_measured() {
+        let board = Board::new(&Layout::with_tpcs(66).expect("the measured board"));
+        let smid = |bit: u32| {
+            let index = board.tpcs().iter().position(|tpc| tpc.bit == bit);
+            let sm = SMS_PER_TPC * u32::try_from(index.expect("a TPC")).expect("an index");
+            assert_eq!(board.smid(sm + 1), board.smid(sm) + 1);
+            board.smid(sm)
+        };
+        assert_eq!([0, 1, 2, 3].map(smid), [0, 16, 32, 48]);
+        assert_eq!([9, 10, 27].map(smid), [2, 18, 6]);
+        let seventh = [12, 28, 44, 60, 74, 88, 102, 116, 120];
+        assert_eq!([54, 55, 56, 57, 58, 59, 60, 61, 62].map(smid), seventh);
+        assert_eq!([71, 75, 78].map(smid), [122, 124, 126]);
     }
 
     #[test]

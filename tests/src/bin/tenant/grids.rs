@@ -21,9 +21,6 @@ pub(crate) struct Cluster {
     /// How often it is launched.
     #[arg(long, default_value_t = 1)]
     repeat: u32,
-    /// Lets each block take a whole SM.
-    #[arg(long)]
-    whole_sms: bool,
 }
 
 #[derive(clap::Args)]
@@ -72,12 +69,8 @@ pub(crate) fn cluster(gpu: Gpu, arguments: &Cluster) -> anyhow::Result<Report> {
     let stream = Stream::new()?;
     let sms = SmSet::new()?;
     let counters = Buffer::zeroed(2)?;
-    let mut shape =
-        Shape::row(arguments.ctas * arguments.clusters, 32).in_clusters([arguments.ctas, 1, 1]);
-    if arguments.whole_sms {
-        kernel.allow_shared(gpu.shared_bytes_max)?;
-        shape.shared_bytes = gpu.shared_bytes_max;
-    }
+    let blocks = arguments.ctas * arguments.clusters;
+    let shape = Shape::row(blocks, 32).in_clusters([arguments.ctas, 1, 1]);
     for _ in 0..arguments.repeat {
         let words = [sms.address(), counters.address()];
         if let Err(error) = kernel.launch(&shape, &stream, &words) {

@@ -24,9 +24,9 @@ const LEGACY: usize = 1;
 const PER_THREAD: usize = 2;
 /// Flag of a stream that does not join the legacy stream.
 const NON_BLOCKING: c_uint = 1;
-/// Operations that are queued in one stream before the next one has to wait: launches of one hardware
-/// queue on an H100.
-const QUEUE_MAX: u64 = 1021;
+/// Operations of one stream before the next one has to wait: one that runs and, as in a hardware queue of
+/// an H100, 1021 that wait for their turn.
+const QUEUE_MAX: u64 = 1022;
 
 /// A stream.
 #[derive(Debug)]

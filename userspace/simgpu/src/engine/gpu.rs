@@ -304,7 +304,7 @@ impl Gpu {
     }
 
     /// The SMs for the next cluster of a grid, as indices into the grid's own list, if it has room
-    /// given what is free. A whole cluster must fit inside one GPC.
+    /// given what is free. A whole cluster must fit inside one GPC, each of its blocks on an SM of its own.
     fn places(&self, shape: &Shape, free: &[Sm], claimed: &[bool]) -> Option<Vec<usize>> {
         let usable = shape
             .sms
@@ -323,12 +323,11 @@ impl Gpu {
                 usable.clone().filter(|(_, sm)| sm.gpc == gpc).collect();
             (0..shape.cluster_blocks())
                 .map(|_| {
-                    let (index, sm) = sms
-                        .iter_mut()
-                        .filter(|(_, sm)| sm.fits(shape.needs))
-                        .max_by_key(|(index, sm)| (sm.warps, Reverse(*index)))?;
-                    sm.take(shape.needs);
-                    Some(*index)
+                    let emptiest = sms.iter().enumerate();
+                    let (at, &(index, _)) =
+                        emptiest.max_by_key(|(_, (index, sm))| (sm.warps, Reverse(*index)))?;
+                    sms.swap_remove(at);
+                    Some(index)
                 })
                 .collect()
         })

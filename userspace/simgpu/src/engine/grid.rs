@@ -52,8 +52,10 @@ pub(super) struct Grid {
 pub(super) struct Shape {
     pub(super) kernel: Arc<Kernel>,
     pub(super) needs: Needs,
-    /// The SMs that may be used, in the order in which blocks see them numbered.
+    /// The SMs that may be used.
     pub(super) sms: Vec<u32>,
+    /// The number under which blocks see each of them.
+    smids: Vec<u32>,
     /// The next block or cluster to start; `None` when all have started.
     pub(super) next: Option<[u32; 3]>,
     end: [u32; 3],
@@ -141,10 +143,12 @@ impl Shape {
             parameter_offset: PARAMETER_OFFSET,
         };
         let inside = (0..3).all(|i| work.resume[i] < work.end[i]);
+        let sms = allowed_sms(work.tpcs, board);
         Ok(Self {
             kernel,
             needs,
-            sms: allowed_sms(work.tpcs, board),
+            smids: sms.iter().map(|&sm| board.smid(sm)).collect(),
+            sms,
             next: inside.then_some(work.resume),
             end: work.end,
             environment,
@@ -184,7 +188,7 @@ impl Shape {
             .zip(sms)
             .map(|([i, j, k], &sm)| BlockEnvironment {
                 block_index: [x * width + i, y * height + j, z * depth + k],
-                sm: u32::try_from(sm).unwrap_or(u32::MAX),
+                sm: self.smids[sm],
                 ..self.environment.clone()
             })
             .collect();

@@ -26,9 +26,12 @@ pub(crate) const PROGRAMS: &[crate::Program] = &[
 ];
 
 pub(crate) const TESTS: &[crate::Test] = &[
-    ("a_mask_confines_blocks_and_renumbers_sms", || {
-        Simulation::new(&options()).run("masked");
-    }),
+    (
+        "a_mask_confines_blocks_and_leaves_sms_their_numbers",
+        || {
+            Simulation::new(&options()).run("masked");
+        },
+    ),
     (
         "the_end_is_obeyed_and_the_drivers_launch_starts_at_block_0",
         || {
@@ -69,11 +72,11 @@ pub(crate) const TESTS: &[crate::Test] = &[
     ),
 ];
 
-/// GPCs of 2, 2 and 1 TPCs: at bits 0, 1; 9, 10; 75.
+/// GPCs of 4, 4 and 1 TPCs: at bits 0 to 3; 9 to 12; 75.
 fn options_with_gpcs() -> Options {
     Options {
-        gpcs: Some("2,2+1".parse().expect("a layout")),
-        tpcs: Some(5),
+        gpcs: Some("4,4+1".parse().expect("a layout")),
+        tpcs: Some(9),
         ..options()
     }
 }
@@ -112,11 +115,11 @@ fn masked() {
     let (counts, sms) = mark(&program, [64, 1, 1], 100);
     assert_eq!(counts, vec![1; 64]);
     assert_eq!(distinct(sms), (0..8).collect::<Vec<u32>>());
-    // TPCs 1 and 3 of the four; their four SMs are seen as 0 to 3.
+    // TPCs 1 and 3 of the four, which are in one GPC.
     hook::edit(|words| allow(words, TpcMask::single(1) | TpcMask::single(3)));
     let (counts, sms) = mark(&program, [64, 1, 1], 100);
     assert_eq!(counts, vec![1; 64]);
-    assert_eq!(distinct(sms), [0, 1, 2, 3]);
+    assert_eq!(distinct(sms), [2, 3, 6, 7]);
     // Without the bit that makes it valid, a mask is nothing.
     hook::edit(|words| {
         allow(words, TpcMask::single(1));
@@ -308,7 +311,7 @@ fn clustered() {
         ok(launch_clusters(&program, 8, size, out));
     }
     hook::leave_alone();
-    // Two blocks of 1024 threads fit on an SM: eight fill a GPC of two TPCs.
+    // Eight blocks take every SM of a GPC.
     ok(launch_clusters(&program, 32, 8, out));
     synchronize();
     let expected: Vec<u32> = (0..32).map(|i| (8 << 16) | (i % 8)).collect();
@@ -317,13 +320,13 @@ fn clustered() {
         launch_clusters(&program, 32, 16, out),
         CUresult::CUDA_ERROR_INVALID_CLUSTER_SIZE
     );
-    // The lone TPC is a GPC of its own, which four blocks fit into.
+    // The lone TPC is a GPC of its own, with an SM for each of two blocks.
     hook::edit(|words| allow(words, TpcMask::single(75)));
-    ok(launch_clusters(&program, 8, 4, out));
+    ok(launch_clusters(&program, 8, 2, out));
     synchronize();
-    // Two TPCs of two GPCs have room for eight blocks, but not for a cluster of them.
+    // Two TPCs of two GPCs have an SM for each of four blocks, but not for a cluster of them.
     hook::edit(|words| allow(words, TpcMask::single(0) | TpcMask::single(9)));
-    ok(launch_clusters(&program, 8, 8, out));
+    ok(launch_clusters(&program, 8, 4, out));
     hook::leave_alone();
     // SAFETY: asks for the state of a stream.
     let query = || unsafe { sys::cuStreamQuery(NULL) };
