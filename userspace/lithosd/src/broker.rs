@@ -16,6 +16,7 @@ use std::os::fd::BorrowedFd;
 
 use lithos_abi::bindings::*;
 use lithos_abi::message::reply;
+use lithos_device::Identity;
 use lithos_device::pages::{self, Pages};
 use lithos_policy::{
     ChannelId, Event, GpuId, Nanos, Oversize, Scheduler, Settings, TenantId, Topology, TpcSet,
@@ -23,10 +24,11 @@ use lithos_policy::{
 };
 
 use crate::config::Config;
-use crate::gpu::{Gpu, format_uuid};
+use crate::gpu::{Gpu, Unfit, format_uuid};
 use crate::grant::terms;
 use crate::ledger::Ledger;
 use crate::operator::Partitions;
+use crate::selftest::Verdict;
 
 /// How often rings are looked at while a drain is awaited.
 const POLL_AWAITED: Nanos = Nanos(500_000);
@@ -44,6 +46,7 @@ const LAUNCH_NS_MIN: u64 = 1_000;
 pub struct Broker {
     pub(crate) config: Config,
     pub(crate) gpus: Vec<Gpu>,
+    pub(crate) unfit: Vec<Unfit>,
     pub(crate) scheduler: Scheduler,
     pub(crate) partitions: Partitions,
     pub(crate) tenants: BTreeMap<TenantId, Tenant>,
@@ -62,6 +65,7 @@ pub struct Broker {
 #[derive(Clone, Debug)]
 pub(crate) struct Tenant {
     pub(crate) process: Process,
+    pub(crate) identity: Identity,
     pub(crate) partition: String,
     pub(crate) channels: BTreeSet<ChannelId>,
 }
@@ -125,11 +129,18 @@ impl Refused {
 
 impl Broker {
     /// A broker for these GPUs and partitions. What is wrong with a partition keeps only it out.
-    pub fn new(config: Config, gpus: Vec<Gpu>, partitions: Partitions, now: Nanos) -> Self {
+    pub fn new(
+        config: Config,
+        gpus: Vec<Gpu>,
+        unfit: Vec<Unfit>,
+        partitions: Partitions,
+        now: Nanos,
+    ) -> Self {
         let linger = u64::try_from(config.linger.as_nanos()).unwrap_or(u64::MAX);
         let mut broker = Self {
             config,
             gpus,
+            unfit,
             scheduler: Scheduler::new(Settings {
                 linger: Nanos(linger),
             }),
@@ -150,6 +161,7 @@ impl Broker {
                 broker.problems.push(format!("GPU {index}: {why}"));
             }
         }
+        broker.note_unmanaged();
         broker.load_partitions(now);
         for problem in &broker.problems {
             tracing::error!("{problem}");
@@ -157,10 +169,27 @@ impl Broker {
         broker
     }
 
+    /// Says which GPUs are not managed, and why.
+    fn note_unmanaged(&mut self) {
+        let unfit = self
+            .unfit
+            .iter()
+            .map(|unfit| (unfit.listed.index, &unfit.why));
+        let failed = self.gpus.iter().filter_map(|gpu| match &gpu.verdict {
+            Verdict::Failed { why } => Some((gpu.index, why)),
+            Verdict::Passed(_) => None,
+        });
+        let problems = unfit.chain(failed).map(|(index, why)| {
+            format!("GPU {index}: programs run there as if LithOS were not there: {why}")
+        });
+        self.problems.extend(problems);
+    }
+
     /// Makes a process a tenant of a partition.
     pub fn attach(
         &mut self,
         process: Process,
+        identity: Identity,
         partition: &str,
         now: Nanos,
     ) -> Result<(TenantId, u32), Refused> {
@@ -195,6 +224,7 @@ impl Broker {
         tracing::info!(%tenant, pid, uid, partition, "tenant attached");
         let state = Tenant {
             process,
+            identity,
             partition: partition.into(),
             channels: BTreeSet::new(),
         };
@@ -221,6 +251,11 @@ impl Broker {
         }
         let gpu = self.gpus.iter().find(|gpu| gpu.uuid_bytes == request.gpu);
         let Some(gpu) = gpu else {
+            let uuid = format_uuid(&request.gpu);
+            if let Some(unfit) = self.unfit.iter().find(|unfit| unfit.listed.uuid == uuid) {
+                let text = format!("GPU {} is not managed: {}", unfit.listed.index, unfit.why);
+                return Err(Refused::new(libc::EOPNOTSUPP, text));
+            }
             let known: Vec<&str> = self
                 .gpus
                 .iter()
@@ -228,11 +263,15 @@ impl Broker {
                 .collect();
             let text = format!(
                 "{} is no GPU of this daemon (a MIG instance is none, either); there is: {}",
-                format_uuid(&request.gpu),
+                uuid,
                 known.join(", ")
             );
             return Err(Refused::new(libc::ENODEV, text));
         };
+        if let Err(why) = gpu.verdict.allows(&state.identity) {
+            let text = format!("launches on GPU {} are left alone: {why}", gpu.index);
+            return Err(Refused::new(libc::EOPNOTSUPP, text));
+        }
         let oversize = self
             .partitions
             .find(&state.partition)

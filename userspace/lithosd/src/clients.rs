@@ -301,7 +301,7 @@ impl Desk<'_> {
                 broker.create_run_partition(pid, tpcs, class, enforce, now)
             }),
             Request::Status => {
-                let daemon = self.facts.status(now, self.broker.refused);
+                let daemon = self.facts.status(now, self.broker);
                 Ok(Reply::Status(Box::new(self.broker.status(daemon, now))))
             }
             Request::Mps => Ok(Reply::Mps(self.facts.mps.clone())),

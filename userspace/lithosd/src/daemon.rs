@@ -30,9 +30,10 @@ use crate::broker::Broker;
 use crate::clients::{Clients, Desk, Group};
 use crate::config::{Config, MpsEnable};
 use crate::discover;
-use crate::gpu::{Gpu, Machine};
+use crate::gpu::{Gpu, Machine, Unfit};
 use crate::listener::Listener;
 use crate::operator::Partitions;
+use crate::selftest::{self, Proof, Subject, Verdict};
 use crate::status::{DaemonStatus, MpsStatus};
 use crate::store::Store;
 use crate::tenants::Tenants;
@@ -53,7 +54,7 @@ pub struct Facts {
 }
 
 impl Facts {
-    pub fn status(&self, now: Nanos, refused: u64) -> DaemonStatus {
+    pub fn status(&self, now: Nanos, broker: &Broker) -> DaemonStatus {
         DaemonStatus {
             version: env!("CARGO_PKG_VERSION").into(),
             abi_version: LITHOS_ABI_VERSION,
@@ -61,8 +62,10 @@ impl Facts {
             broker: "embedded".into(),
             broker_socket: self.broker_socket.clone(),
             uptime_ms: now.0.saturating_sub(self.started.0) / 1_000_000,
-            refused,
+            refused: broker.refused,
             mps: self.mps.clone(),
+            state_directory: broker.config.state_directory.display().to_string(),
+            group: broker.config.group.clone(),
         }
     }
 }
@@ -90,17 +93,18 @@ pub fn run(config: Config, machine: Option<Machine>) -> anyhow::Result<()> {
         lock(&config.state_directory, "state.lock", "state_directory")?,
     ];
     raise_descriptor_limit();
+    let without_driver = machine.is_some();
     let machine = match machine {
         Some(machine) => machine,
         None => Machine::read()?,
     };
-    let gpus = read_gpus(&machine, &config.state_directory)?;
+    let (gpus, unfit) = read_gpus(&machine, &config.state_directory, without_driver)?;
     for gpu in &gpus {
         let (index, name) = (gpu.index, &gpu.name);
         let tpcs = gpu.board.tpcs.total();
         tracing::info!(index, name, uuid = gpu.board.uuid, tpcs, "GPU");
     }
-    let mut daemon = Daemon::new(config, &machine, gpus)?;
+    let mut daemon = Daemon::new(config, &machine, gpus, unfit)?;
     let pid = std::process::id();
     tracing::info!(pid, socket = daemon.facts.broker_socket, "lithosd is ready");
     daemon.serve()?;
@@ -110,7 +114,12 @@ pub fn run(config: Config, machine: Option<Machine>) -> anyhow::Result<()> {
 }
 
 impl Daemon {
-    fn new(config: Config, machine: &Machine, gpus: Vec<Gpu>) -> anyhow::Result<Self> {
+    fn new(
+        config: Config,
+        machine: &Machine,
+        gpus: Vec<Gpu>,
+        unfit: Vec<Unfit>,
+    ) -> anyhow::Result<Self> {
         let now = now();
         let store = Store::open(&config.state_directory)?;
         let facts = Facts {
@@ -140,7 +149,7 @@ impl Daemon {
         let clients = listen(&config.control_socket(), Kind::ClientListener)?;
         let partitions = Partitions::new(config.partitions.clone(), store);
         Ok(Self {
-            broker: Broker::new(config, gpus, partitions, now),
+            broker: Broker::new(config, gpus, unfit, partitions, now),
             epoll,
             timer,
             signals,
@@ -313,18 +322,52 @@ fn raise_descriptor_limit() {
     }
 }
 
-fn read_gpus(machine: &Machine, state_dir: &Path) -> anyhow::Result<Vec<Gpu>> {
+/// Learns what has to be known of each GPU. One that cannot be managed does not keep the others from it.
+fn read_gpus(
+    machine: &Machine,
+    state_dir: &Path,
+    without_driver: bool,
+) -> anyhow::Result<(Vec<Gpu>, Vec<Unfit>)> {
     let program = std::env::current_exe().context("cannot find the daemon's own program")?;
-    let mut gpus = Vec::new();
+    let (mut gpus, mut unfit) = (Vec::new(), Vec::new());
     for listed in &machine.gpus {
-        let board = discover::load_or_discover(state_dir, &listed.uuid, || {
+        let uuid = &listed.uuid;
+        let command = |task: &str| {
             let mut command = Command::new(&program);
-            command.args(["discover", "--gpu", &listed.uuid]);
+            command.args([task, "--gpu", uuid]);
             command
-        })?;
-        gpus.push(Gpu::new(listed.clone(), board)?);
+        };
+        let board = match listed.mig {
+            true => Err(format!(
+                "it is cut into MIG instances, or will be, and LithOS manages whole GPUs; to have it \
+                 managed: nvidia-smi -i {} -mig 0",
+                listed.index
+            )),
+            false => discover::load_or_discover(state_dir, uuid, || command("discover"))
+                .map_err(|error| format!("{error:#}")),
+        };
+        let board = match board {
+            Ok(board) => board,
+            Err(why) => {
+                let listed = listed.clone();
+                unfit.push(Unfit { listed, why });
+                continue;
+            }
+        };
+        let verdict = match without_driver {
+            true => Verdict::Passed(Proof::made_up(uuid)),
+            false => {
+                let subject = Subject::new(uuid, &listed.vbios, &machine.driver);
+                selftest::load_or_prove(state_dir, subject, || {
+                    let mut command = command("self-test");
+                    command.arg("--state-directory").arg(state_dir);
+                    command
+                })
+            }
+        };
+        gpus.push(Gpu::new(listed.clone(), board, verdict)?);
     }
-    Ok(gpus)
+    Ok((gpus, unfit))
 }
 
 fn mps_status(config: &Config, machine: &Machine) -> anyhow::Result<MpsStatus> {

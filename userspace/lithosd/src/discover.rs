@@ -20,8 +20,8 @@ use anyhow::{Context, bail};
 
 use crate::board::{BOARD_VERSION, Board};
 
-mod driver;
-mod hook;
+pub(crate) mod driver;
+pub(crate) mod hook;
 mod map;
 
 /// How long discovery of one board may take: it is some hundred launches of a millisecond or two, and
@@ -74,14 +74,7 @@ pub fn load_or_discover(
         Ok(None) => {}
         Err(error) => tracing::warn!("{:#}; discovering again", anyhow::Error::from(error)),
     }
-    let mut command = command();
-    for variable in UNWANTED_VARIABLES {
-        command.env_remove(variable);
-    }
-    // Without this the driver looks for an MPS daemon in the default place: a launch that hung there
-    // would take all its clients along.
-    command.env("CUDA_MPS_PIPE_DIRECTORY", state_dir.join("no-mps"));
-    let board = discover(&mut command, uuid, DEADLINE)
+    let board = discover(&mut command(), state_dir, uuid)
         .with_context(|| format!("cannot discover the TPCs of {uuid}"))?;
     board
         .save(state_dir)
@@ -89,7 +82,18 @@ pub fn load_or_discover(
     Ok(board)
 }
 
-fn discover(command: &mut Command, uuid: &str, deadline: Duration) -> anyhow::Result<Board> {
+/// Runs a process that uses the GPU apart from everything else, and returns what it printed.
+pub(crate) fn run_process(
+    command: &mut Command,
+    state_dir: &Path,
+    deadline: Duration,
+) -> anyhow::Result<String> {
+    for variable in UNWANTED_VARIABLES {
+        command.env_remove(variable);
+    }
+    // Without this the driver looks for an MPS daemon in the default place: a launch that hung there
+    // would take all its clients along.
+    command.env("CUDA_MPS_PIPE_DIRECTORY", state_dir.join("no-mps"));
     let child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -99,8 +103,13 @@ fn discover(command: &mut Command, uuid: &str, deadline: Duration) -> anyhow::Re
     let (status, stdout, stderr) = finish(child, deadline)?;
     if !status.success() {
         let why = stderr.trim().trim_start_matches("lithosd: ");
-        bail!("discovery ended with {status}: {why}");
+        bail!("it ended with {status}: {why}");
     }
+    Ok(stdout)
+}
+
+fn discover(command: &mut Command, state_dir: &Path, uuid: &str) -> anyhow::Result<Board> {
+    let stdout = run_process(command, state_dir, DEADLINE)?;
     let board: Board = serde_json::from_str(&stdout)
         .with_context(|| format!("discovery printed no board: {stdout:?}"))?;
     if board.uuid != uuid || board.version != BOARD_VERSION {
@@ -125,7 +134,7 @@ fn finish(mut child: Child, deadline: Duration) -> anyhow::Result<(ExitStatus, S
         if Instant::now() >= end {
             child.kill()?;
             child.wait()?;
-            bail!("discovery had not ended after {} s", deadline.as_secs());
+            bail!("it had not ended after {} s", deadline.as_secs());
         }
         thread::sleep(POLL);
     };
@@ -196,8 +205,8 @@ mod tests {
         let error = load_or_discover(dir.path(), "GPU-1", failing).unwrap_err();
         assert_eq!(
             format!("{error:#}"),
-            "cannot discover the TPCs of GPU-1: discovery ended with exit status: 1: the driver has \
-             no GPU GPU-1"
+            "cannot discover the TPCs of GPU-1: it ended with exit status: 1: the driver has no GPU \
+             GPU-1"
         );
     }
 
@@ -211,9 +220,9 @@ mod tests {
 
     #[test]
     fn a_discovery_that_hangs_is_killed() {
-        let error = discover(
+        let error = run_process(
             &mut script("exec sleep 600"),
-            "GPU-1",
+            Path::new("/nonexistent"),
             Duration::from_millis(50),
         );
         let error = error.unwrap_err().to_string();

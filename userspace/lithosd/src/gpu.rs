@@ -10,6 +10,8 @@ use nvml_wrapper::Nvml;
 use nvml_wrapper::error::NvmlError;
 
 use crate::board::Board;
+use crate::selftest::Verdict;
+use crate::status::UnfitStatus;
 
 /// One GPU: what NVML and discovery say about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +24,17 @@ pub struct Gpu {
     pub uuid_bytes: [u8; 16],
     /// Its TPCs.
     pub board: Board,
+    /// Whether launches on it may be edited.
+    pub verdict: Verdict,
+}
+
+/// One GPU that cannot be managed at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfit {
+    /// What NVML says about it.
+    pub listed: Listed,
+    /// Why it cannot.
+    pub why: String,
 }
 
 /// One GPU as NVML lists it.
@@ -33,6 +46,10 @@ pub struct Listed {
     pub name: String,
     /// Its UUID, `GPU-...`.
     pub uuid: String,
+    /// The version of its VBIOS; empty if NVML does not say.
+    pub vbios: String,
+    /// Whether it is, or will be, cut into MIG instances.
+    pub mig: bool,
 }
 
 /// What NVML says about the machine.
@@ -40,6 +57,8 @@ pub struct Listed {
 pub struct Machine {
     /// Whether its GPUs are simulated, so that nothing beside them is there.
     pub simulated: bool,
+    /// The version of the kernel's driver.
+    pub driver: String,
     /// The GPUs, at least one.
     pub gpus: Vec<Listed>,
 }
@@ -65,7 +84,7 @@ pub enum GpuError {
 
 impl Gpu {
     /// Combines what NVML and discovery say.
-    pub fn new(listed: Listed, board: Board) -> Result<Self, GpuError> {
+    pub fn new(listed: Listed, board: Board, verdict: Verdict) -> Result<Self, GpuError> {
         let Some(uuid_bytes) = parse_uuid(&listed.uuid) else {
             return Err(GpuError::Uuid {
                 index: listed.index,
@@ -77,11 +96,23 @@ impl Gpu {
             name: listed.name,
             uuid_bytes,
             board,
+            verdict,
         })
     }
 
     pub(crate) fn numbered_topology(&self) -> (u32, Topology) {
         (self.index, self.board.tpcs.clone())
+    }
+}
+
+impl Unfit {
+    pub(crate) fn status(&self) -> UnfitStatus {
+        UnfitStatus {
+            index: self.listed.index,
+            uuid: self.listed.uuid.clone(),
+            name: self.listed.name.clone(),
+            why: self.why.clone(),
+        }
     }
 }
 
@@ -98,14 +129,23 @@ impl Machine {
                 index,
                 name: device.name()?,
                 uuid: device.uuid()?,
+                // Not every GPU has MIG, and not every NVML tells of either.
+                vbios: device.vbios_version().unwrap_or_default(),
+                mig: device
+                    .mig_mode()
+                    .is_ok_and(|mode| mode.current != 0 || mode.pending != 0),
             });
         }
         if gpus.is_empty() {
             return Err(GpuError::None);
         }
         let told = std::env::var_os("SIMGPU_SOCKET").is_some();
-        let simulated = told || nvml.sys_driver_version()?.contains("simgpu");
-        Ok(Self { simulated, gpus })
+        let driver = nvml.sys_driver_version()?;
+        Ok(Self {
+            simulated: told || driver.contains("simgpu"),
+            driver,
+            gpus,
+        })
     }
 
     /// Makes GPUs up from the boards that a state directory keeps, for tests without a driver.
@@ -121,9 +161,12 @@ impl Machine {
             index,
             name: "a board without a driver".into(),
             uuid,
+            vbios: String::new(),
+            mig: false,
         });
         Ok(Self {
             simulated: true,
+            driver: "none".into(),
             gpus: listed.collect(),
         })
     }

@@ -25,6 +25,7 @@ pub mod operator;
 pub mod partition;
 pub mod peer;
 mod report;
+pub mod selftest;
 pub mod session;
 pub mod status;
 pub mod store;

@@ -6,9 +6,10 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use lithosd::board::Board;
 use lithosd::config::{Config, DEFAULT_PATH};
 use lithosd::gpu::Machine;
-use lithosd::{daemon, discover};
+use lithosd::{daemon, discover, selftest};
 use tracing_subscriber::EnvFilter;
 
 /// Shares GPUs between processes in partitions of TPCs.
@@ -46,6 +47,17 @@ enum Task {
         #[arg(long)]
         gpu: String,
     },
+    /// Show that LithOS's edits of launches do what they should on a GPU, and print the build id of the
+    /// driver's library as JSON.
+    #[command(hide = true)]
+    SelfTest {
+        /// The GPU's UUID, `GPU-...`.
+        #[arg(long)]
+        gpu: String,
+        /// Where the GPU's topology is.
+        #[arg(long)]
+        state_directory: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -59,10 +71,20 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
-    if let Some(Task::Discover { gpu }) = &cli.task {
-        let board = discover::run(gpu)?;
-        println!("{}", serde_json::to_string(&board)?);
-        return Ok(());
+    match &cli.task {
+        Some(Task::Discover { gpu }) => {
+            println!("{}", serde_json::to_string(&discover::run(gpu)?)?);
+            return Ok(());
+        }
+        Some(Task::SelfTest {
+            gpu,
+            state_directory,
+        }) => {
+            let board = Board::load(state_directory, gpu)?.context("its topology is not known")?;
+            println!("{}", serde_json::to_string(&selftest::run(&board)?)?);
+            return Ok(());
+        }
+        None => {}
     }
     let config = load(&cli.config)?;
     if cli.check_config {

@@ -8,6 +8,7 @@ use lithos_abi::bindings::*;
 use lithos_policy::{ChannelId, GpuView, Nanos, TpcSet, TpcState};
 
 use crate::broker::{Broker, Channel};
+use crate::gpu::Unfit;
 use crate::operator::Known;
 use crate::status::{
     AwaitingStatus, ChannelStatus, DaemonStatus, GpuStatus, PartitionStatus, ShareStatus, Status,
@@ -49,6 +50,7 @@ impl Broker {
         Status {
             daemon,
             gpus: self.gpu_statuses(&views),
+            unfit: self.unfit.iter().map(Unfit::status).collect(),
             partitions: self.partition_statuses(),
             tenants: self.tenant_statuses(),
             channels: self
@@ -106,6 +108,7 @@ impl Broker {
                 tpc_sms: gpu.board.tpc_sms,
                 pool: view.pool,
                 free: free.map(|tpc| tpc.bit).collect(),
+                self_test: gpu.verdict.clone(),
             })
         };
         views.iter().filter_map(status).collect()

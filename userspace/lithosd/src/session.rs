@@ -8,6 +8,7 @@ use std::os::fd::BorrowedFd;
 
 use lithos_abi::bindings::*;
 use lithos_abi::message::{self, MessageError, decode, encode};
+use lithos_device::Identity;
 use lithos_policy::{ChannelId, Nanos, TenantId};
 
 use crate::broker::{Broker, Process, Refused};
@@ -96,8 +97,12 @@ impl Session {
             let text = "this connection is a tenant already; use another one";
             return Err(Refused::new(libc::EALREADY, text));
         }
+        let identity = Identity {
+            edits: request.edits,
+            driver: request.driver,
+        };
         let partition = message::text(&request.partition).unwrap_or_default();
-        let (tenant, flags) = broker.attach(self.process, &partition, now)?;
+        let (tenant, flags) = broker.attach(self.process, identity, &partition, now)?;
         self.tenant = Some(tenant);
         Ok(encode(&lithos_attached {
             reply: message::reply(0, ""),

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::MpsEnable;
 use crate::ledger::{Awaited, Totals, Unknowable};
 use crate::partition::PartitionEntry;
+use crate::selftest::Verdict;
 
 /// Everything.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +18,8 @@ pub struct Status {
     pub daemon: DaemonStatus,
     /// The GPUs in NVML's order.
     pub gpus: Vec<GpuStatus>,
+    /// GPUs that are not managed.
+    pub unfit: Vec<UnfitStatus>,
     /// The partitions in the order of their names.
     pub partitions: Vec<PartitionStatus>,
     /// The tenants in the order of their ids.
@@ -50,6 +53,10 @@ pub struct DaemonStatus {
     pub refused: u64,
     /// MPS.
     pub mps: MpsStatus,
+    /// Where the daemon keeps what outlives it.
+    pub state_directory: String,
+    /// The group whose members may change things.
+    pub group: String,
 }
 
 /// How MPS is to be used.
@@ -82,6 +89,21 @@ pub struct GpuStatus {
     pub pool: u32,
     /// TPCs that nobody has.
     pub free: TpcSet,
+    /// What came of the self-test: programs run unmanaged on a GPU where it failed.
+    pub self_test: Verdict,
+}
+
+/// A GPU that is not managed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnfitStatus {
+    /// Its index in NVML's order.
+    pub index: u32,
+    /// Its UUID.
+    pub uuid: String,
+    /// Its name.
+    pub name: String,
+    /// Why it is not.
+    pub why: String,
 }
 
 /// A partition.

@@ -4,7 +4,7 @@
 //! Every launch is waited for with a deadline. When one passes, the launch hangs, nothing more can be
 //! done with the GPU in this process, and the process ends without cleaning up.
 
-use std::ffi::{CString, c_void};
+use std::ffi::{CStr, CString, c_void};
 use std::ptr;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,8 +17,9 @@ use cudarc::driver::sys::{
     CUlaunchConfig, CUresult, CUstream,
 };
 use lithos_descriptor::TpcMask;
+use lithos_device::BUILD_ID_BYTES;
 
-use super::hook::Hook;
+use super::hook::{Edit, Hook, Seen};
 use super::map::{CLUSTER_BLOCKS, Probe};
 
 const PTX: &str = include_str!("gather.ptx");
@@ -31,8 +32,9 @@ const POLL: Duration = Duration::from_micros(200);
 
 /// A GPU with everything that is needed to count blocks on it.
 #[derive(Debug)]
-pub(super) struct Gpu {
+pub(crate) struct Gpu {
     hook: &'static Hook,
+    context: sys::CUcontext,
     stream: CUstream,
     gather: CUfunction,
     /// The kernel's two words.
@@ -41,8 +43,31 @@ pub(super) struct Gpu {
     shared_bytes: u32,
 }
 
+/// The shape of a launch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    pub(crate) blocks: u32,
+    pub(crate) threads: u32,
+    pub(crate) shared_bytes: u32,
+    pub(crate) cluster_blocks: u32,
+    pub(crate) is_cooperative: bool,
+}
+
+impl Shape {
+    /// Blocks of so many threads.
+    pub(crate) fn plain(blocks: u32, threads: u32) -> Self {
+        Self {
+            blocks,
+            threads,
+            shared_bytes: 0,
+            cluster_blocks: 1,
+            is_cooperative: false,
+        }
+    }
+}
+
 /// Turns a result of the driver into an error that names the call.
-pub(super) fn check(call: &'static str, result: CUresult) -> anyhow::Result<()> {
+pub(crate) fn check(call: &'static str, result: CUresult) -> anyhow::Result<()> {
     if result == CUresult::CUDA_SUCCESS {
         return Ok(());
     }
@@ -51,7 +76,7 @@ pub(super) fn check(call: &'static str, result: CUresult) -> anyhow::Result<()> 
 
 impl Gpu {
     /// Finds a GPU by its UUID and prepares it.
-    pub(super) fn open(uuid: &str) -> anyhow::Result<Self> {
+    pub(crate) fn open(uuid: &str) -> anyhow::Result<Self> {
         // SAFETY: only looks whether the library can be loaded; its constructors are the driver's.
         if !unsafe { sys::is_culib_present() } {
             bail!("there is no CUDA driver (libcuda.so.1)");
@@ -77,6 +102,7 @@ impl Gpu {
         let hook = Hook::install()?;
         let mut gpu = Self {
             hook,
+            context: ptr::null_mut(),
             stream: ptr::null_mut(),
             gather: ptr::null_mut(),
             board: 0,
@@ -88,32 +114,21 @@ impl Gpu {
     }
 
     fn prepare(&mut self, device: CUdevice) -> anyhow::Result<()> {
-        let mut context = ptr::null_mut();
         // SAFETY: writes one handle; the context is retained until the process ends.
         check("cuDevicePrimaryCtxRetain", unsafe {
-            sys::cuDevicePrimaryCtxRetain(&raw mut context, device)
+            sys::cuDevicePrimaryCtxRetain(&raw mut self.context, device)
         })?;
         // SAFETY: the context was retained just above.
-        check("cuCtxSetCurrent", unsafe { sys::cuCtxSetCurrent(context) })?;
+        check("cuCtxSetCurrent", unsafe {
+            sys::cuCtxSetCurrent(self.context)
+        })?;
         let flags = sys::CUstream_flags_enum::CU_STREAM_NON_BLOCKING as u32;
         // SAFETY: writes one handle.
         check("cuStreamCreate", unsafe {
             sys::cuStreamCreate(&raw mut self.stream, flags)
         })?;
-        // SAFETY: writes one address.
-        check("cuMemAlloc", unsafe {
-            sys::cuMemAlloc_v2(&raw mut self.board, 8)
-        })?;
-        let text = CString::new(PTX).context("the PTX holds a NUL")?;
-        let mut module = ptr::null_mut();
-        // SAFETY: the image is a text that ends with a NUL; the module stays loaded.
-        check("cuModuleLoadData", unsafe {
-            sys::cuModuleLoadData(&raw mut module, text.as_ptr().cast())
-        })?;
-        // SAFETY: the module is loaded, and the name ends with a NUL.
-        check("cuModuleGetFunction", unsafe {
-            sys::cuModuleGetFunction(&raw mut self.gather, module, c"gather".as_ptr())
-        })?;
+        self.board = self.allocate(2)?;
+        [self.gather] = self.load(PTX, [c"gather"])?;
         let bytes = i32::try_from(self.shared_bytes).context("shared memory of a block")?;
         for (attribute, value) in [
             (
@@ -133,73 +148,146 @@ impl Gpu {
         Ok(())
     }
 
-    /// How many of `launched` blocks are on SMs at once. Too low if something else on the GPU holds some
-    /// of them up for long, and never too high.
-    fn count(&self, launched: u32, cluster: u32, without: TpcMask) -> anyhow::Result<u32> {
-        // SAFETY: the board is two words long.
-        check("cuMemsetD32Async", unsafe {
-            sys::cuMemsetD32Async(self.board, 0, 2, self.stream)
-        })?;
-        self.wait()?;
-        self.hook
-            .around(without, || self.launch(launched, cluster))?;
-        self.wait().with_context(|| {
-            format!("{launched} blocks in clusters of {cluster}, without TPC bits {without}")
-        })?;
-        let mut words = [0_u32; 2];
-        // SAFETY: both ranges are two words long, and the kernel that wrote them has completed.
-        check("cuMemcpyDtoH", unsafe {
-            sys::cuMemcpyDtoH_v2(words.as_mut_ptr().cast(), self.board, 8)
-        })?;
-        Ok(words[0])
+    /// The SMs that the driver speaks of.
+    pub(crate) fn sms(&self) -> u32 {
+        self.sms
     }
 
-    fn launch(&self, blocks: u32, cluster: u32) -> anyhow::Result<()> {
+    /// The build id of the driver's library.
+    pub(crate) fn library(&self) -> Option<[u8; BUILD_ID_BYTES]> {
+        self.hook.library()
+    }
+
+    /// The context that launches are made in.
+    pub(crate) fn context(&self) -> u64 {
+        self.context.addr() as u64
+    }
+
+    /// Loads functions, which stay loaded.
+    pub(crate) fn load<const N: usize>(
+        &self,
+        ptx: &str,
+        names: [&CStr; N],
+    ) -> anyhow::Result<[CUfunction; N]> {
+        let text = CString::new(ptx).context("the PTX holds a NUL")?;
+        let mut module = ptr::null_mut();
+        // SAFETY: the image is a text that ends with a NUL; the module stays loaded.
+        check("cuModuleLoadData", unsafe {
+            sys::cuModuleLoadData(&raw mut module, text.as_ptr().cast())
+        })?;
+        let mut functions = [ptr::null_mut(); N];
+        for (function, name) in functions.iter_mut().zip(names) {
+            // SAFETY: the module is loaded, and the name ends with a NUL.
+            check("cuModuleGetFunction", unsafe {
+                sys::cuModuleGetFunction(function, module, name.as_ptr())
+            })?;
+        }
+        Ok(functions)
+    }
+
+    /// Allocates words, which stay allocated.
+    pub(crate) fn allocate(&self, words: usize) -> anyhow::Result<CUdeviceptr> {
+        let mut address = 0;
+        // SAFETY: writes one address.
+        check("cuMemAlloc", unsafe {
+            sys::cuMemAlloc_v2(&raw mut address, 4 * words)
+        })?;
+        Ok(address)
+    }
+
+    /// Fills words with zeros, in the order of launches.
+    pub(crate) fn clear(&self, address: CUdeviceptr, words: usize) -> anyhow::Result<()> {
+        // SAFETY: the driver checks the range.
+        check("cuMemsetD32Async", unsafe {
+            sys::cuMemsetD32Async(address, 0, words, self.stream)
+        })
+    }
+
+    /// Reads words once what was launched has completed.
+    pub(crate) fn read(&self, address: CUdeviceptr, words: &mut [u32]) -> anyhow::Result<()> {
+        self.wait()?;
+        // SAFETY: the driver checks the address, and there is room for so many bytes.
+        check("cuMemcpyDtoH", unsafe {
+            sys::cuMemcpyDtoH_v2(words.as_mut_ptr().cast(), address, size_of_val(words))
+        })
+    }
+
+    /// How many blocks that take an SM each are on SMs at once, of those that are launched. Too low if
+    /// something else on the GPU holds some of them up for long, and never too high.
+    pub(crate) fn count(&self, shape: Shape, edit: Edit) -> anyhow::Result<u32> {
+        self.clear(self.board, 2)?;
+        self.wait()?;
         let mut board = self.board;
-        let mut expected = blocks;
+        let mut expected = shape.blocks;
         let mut patience = u64::try_from(PATIENCE.as_nanos()).unwrap_or(u64::MAX);
         let mut parameters: [*mut c_void; 3] = [
             (&raw mut board).cast(),
             (&raw mut expected).cast(),
             (&raw mut patience).cast(),
         ];
-        let mut attribute = cluster_attribute(cluster);
-        let config = self.config(blocks, cluster, &mut attribute);
-        // SAFETY: the parameters are those of the kernel in number, order and size; they and the
-        // configuration outlive the call, which copies them.
-        check("cuLaunchKernelEx", unsafe {
-            sys::cuLaunchKernelEx(
-                &raw const config,
-                self.gather,
-                parameters.as_mut_ptr(),
-                ptr::null_mut(),
+        let shape = Shape {
+            threads: 1,
+            shared_bytes: self.shared_bytes,
+            ..shape
+        };
+        // SAFETY: the parameters are those of the kernel in number, order and size.
+        unsafe { self.launch(self.gather, shape, &mut parameters, edit) }?;
+        let mut words = [0_u32; 2];
+        self.read(self.board, &mut words).with_context(|| {
+            format!(
+                "{} blocks in clusters of {} on TPC bits {}",
+                shape.blocks, shape.cluster_blocks, edit.allowed
             )
+        })?;
+        Ok(words[0])
+    }
+
+    /// Launches a function with an edit, and returns what the launch looked like.
+    ///
+    /// # Safety
+    ///
+    /// The parameters are those of the function in number, order and size.
+    pub(crate) unsafe fn launch(
+        &self,
+        function: CUfunction,
+        shape: Shape,
+        parameters: &mut [*mut c_void],
+        edit: Edit,
+    ) -> anyhow::Result<Box<Seen>> {
+        let mut attributes = attributes(shape);
+        let config = self.config(shape, &mut attributes);
+        self.hook.around(edit, || {
+            // SAFETY: the parameters are the caller's; they and the configuration outlive the call,
+            // which copies them.
+            check("cuLaunchKernelEx", unsafe {
+                sys::cuLaunchKernelEx(
+                    &raw const config,
+                    function,
+                    parameters.as_mut_ptr(),
+                    ptr::null_mut(),
+                )
+            })
         })
     }
 
-    /// A launch of blocks of one thread that have an SM each. The attribute must outlive it.
-    fn config(
-        &self,
-        blocks: u32,
-        cluster: u32,
-        attribute: &mut CUlaunchAttribute,
-    ) -> CUlaunchConfig {
+    /// The configuration of a launch. The attributes must outlive it.
+    fn config(&self, shape: Shape, attributes: &mut [CUlaunchAttribute]) -> CUlaunchConfig {
         CUlaunchConfig {
-            gridDimX: blocks,
+            gridDimX: shape.blocks,
             gridDimY: 1,
             gridDimZ: 1,
-            blockDimX: 1,
+            blockDimX: shape.threads,
             blockDimY: 1,
             blockDimZ: 1,
-            sharedMemBytes: self.shared_bytes,
+            sharedMemBytes: shape.shared_bytes,
             hStream: self.stream,
-            attrs: ptr::from_mut(attribute),
-            numAttrs: u32::from(cluster > 1),
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: u32::try_from(attributes.len()).unwrap_or(u32::MAX),
         }
     }
 
     /// Waits for the stream, but not for ever.
-    fn wait(&self) -> anyhow::Result<()> {
+    pub(crate) fn wait(&self) -> anyhow::Result<()> {
         let deadline = Instant::now() + LAUNCH_DEADLINE;
         loop {
             // SAFETY: the stream was made by this process and lives as long as it.
@@ -220,12 +308,15 @@ impl Probe for Gpu {
     }
 
     fn blocks(&mut self, launched: u32, without: TpcMask) -> anyhow::Result<u32> {
-        self.count(launched, 1, without)
+        self.count(Shape::plain(launched, 1), taking_away(without))
     }
 
     fn clusters(&mut self, without: TpcMask) -> anyhow::Result<u32> {
-        let launched = self.sms / CLUSTER_BLOCKS * CLUSTER_BLOCKS;
-        let blocks = self.count(launched, CLUSTER_BLOCKS, without)?;
+        let shape = Shape {
+            cluster_blocks: CLUSTER_BLOCKS,
+            ..Shape::plain(self.sms / CLUSTER_BLOCKS * CLUSTER_BLOCKS, 1)
+        };
+        let blocks = self.count(shape, taking_away(without))?;
         if !blocks.is_multiple_of(CLUSTER_BLOCKS) {
             bail!("{blocks} blocks in clusters of {CLUSTER_BLOCKS} ran at once, part of a cluster");
         }
@@ -234,8 +325,13 @@ impl Probe for Gpu {
 
     fn has_room(&mut self, cluster_blocks: u32) -> anyhow::Result<bool> {
         let mut clusters = 0;
-        let mut attribute = cluster_attribute(cluster_blocks);
-        let config = self.config(cluster_blocks, cluster_blocks, &mut attribute);
+        let shape = Shape {
+            cluster_blocks,
+            shared_bytes: self.shared_bytes,
+            ..Shape::plain(cluster_blocks, 1)
+        };
+        let mut attributes = attributes(shape);
+        let config = self.config(shape, &mut attributes);
         // SAFETY: writes one integer; the configuration outlives the call.
         let result = unsafe {
             sys::cuOccupancyMaxActiveClusters(&raw mut clusters, self.gather, &raw const config)
@@ -248,18 +344,39 @@ impl Probe for Gpu {
     }
 }
 
-fn cluster_attribute(blocks: u32) -> CUlaunchAttribute {
-    CUlaunchAttribute {
-        id: CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
-        pad: [0; 4],
-        value: CUlaunchAttributeValue {
-            clusterDim: ClusterDimension {
-                x: blocks,
-                y: 1,
-                z: 1,
-            },
-        },
+/// Takes TPCs away of which it is not known which there are.
+fn taking_away(without: TpcMask) -> Edit {
+    Edit {
+        allowed: !without,
+        ..Edit::NONE
     }
+}
+
+fn attributes(shape: Shape) -> Vec<CUlaunchAttribute> {
+    let attribute = |id, value| CUlaunchAttribute {
+        id,
+        pad: [0; 4],
+        value,
+    };
+    let cluster = (shape.cluster_blocks > 1).then(|| {
+        attribute(
+            CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+            CUlaunchAttributeValue {
+                clusterDim: ClusterDimension {
+                    x: shape.cluster_blocks,
+                    y: 1,
+                    z: 1,
+                },
+            },
+        )
+    });
+    let cooperative = shape.is_cooperative.then(|| {
+        attribute(
+            CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_COOPERATIVE,
+            CUlaunchAttributeValue { cooperative: 1 },
+        )
+    });
+    cluster.into_iter().chain(cooperative).collect()
 }
 
 fn find(uuid: &str) -> anyhow::Result<CUdevice> {

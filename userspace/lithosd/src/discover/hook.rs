@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The pre-upload callback of this process: takes TPCs away from the launches of the probe.
+//! The pre-upload callback of this process: edits the launches of the probe, and looks at them.
 //!
 //! The driver hands over each launch descriptor just before it uploads it (`lithos_descriptor::hook`
-//! has the table of callbacks). There is one subscriber per process.
+//! has the table of callbacks). There is one subscriber per process. A descriptor that is not of the
+//! kind that is known is left as it is, and that is an error of the launch.
 
 use std::ffi::c_void;
 use std::ptr;
@@ -12,29 +13,58 @@ use anyhow::{Context, bail};
 use cudarc::driver::sys::{self, CUuuid, CUuuid_st};
 use lithos_descriptor::TpcMask;
 use lithos_descriptor::hook::{self, Enable, Subscribe, descriptor_words};
-use lithos_descriptor::hopper::{Descriptor, Kind, Restricted, Words};
+use lithos_descriptor::hopper::{Descriptor, Kind, Restricted, StampSlot, Words};
+
+use lithos_device::BUILD_ID_BYTES;
 
 use super::driver::check;
 
-/// What to do with the next launch.
+/// What to do with a launch.
 #[derive(Clone, Copy, Debug)]
-enum Order {
-    None,
-    TakeAway(TpcMask),
+pub(crate) struct Edit {
+    /// Of these TPCs one at least must be left; the GPU's, where they are known.
+    pub(crate) present: TpcMask,
+    /// The launch may use these only; all: no mask is set.
+    pub(crate) allowed: TpcMask,
+    /// By which semaphore and where the GPU says that the launch has completed, and what it writes.
+    pub(crate) stamp: Option<(StampSlot, u64, u32)>,
 }
 
-/// What became of it.
+impl Edit {
+    /// Changes nothing.
+    pub(crate) const NONE: Self = Self {
+        present: TpcMask::ALL,
+        allowed: TpcMask::ALL,
+        stamp: None,
+    };
+}
+
+/// What a launch looked like when the driver showed it.
 #[derive(Clone, Debug)]
-enum Outcome {
-    None,
-    Done,
-    Failed(String),
+pub(crate) struct Seen {
+    /// The `CUcontext` that the driver told.
+    pub(crate) context: u64,
+    /// The `CUfunction` that it told.
+    pub(crate) function: u64,
+    /// The descriptor as the driver made it.
+    pub(crate) before: Words,
+    /// The descriptor as it was uploaded.
+    pub(crate) after: Words,
 }
 
 /// The hook, for as long as the process lives.
 #[derive(Debug)]
-pub(super) struct Hook {
-    state: Mutex<(Order, Outcome)>,
+pub(crate) struct Hook {
+    state: Mutex<State>,
+    /// The build id of the library that the table of callbacks lies in, the driver's.
+    library: Option<[u8; BUILD_ID_BYTES]>,
+}
+
+/// What to do with the next launch, and what became of it.
+#[derive(Debug, Default)]
+struct State {
+    order: Option<Edit>,
+    outcome: Option<Result<Box<Seen>, String>>,
 }
 
 impl Hook {
@@ -52,6 +82,7 @@ impl Hook {
         if table.is_null() {
             bail!("this driver's callback table is empty");
         }
+        let library = lithos_device::build_id(table);
         let table = table.cast::<Option<unsafe extern "C" fn()>>();
         // SAFETY: the table has more than six entries, each a function or null; that they have these
         // types was found out on the drivers that LithOS supports.
@@ -69,7 +100,8 @@ impl Hook {
         let enable = enable.context("this driver lets nobody enable callbacks")?;
 
         let hook: &'static Self = Box::leak(Box::new(Self {
-            state: Mutex::new((Order::None, Outcome::None)),
+            state: Mutex::default(),
+            library,
         }));
         let mut handle = 0;
         let user = ptr::from_ref(hook).cast_mut().cast();
@@ -86,24 +118,31 @@ impl Hook {
         Ok(hook)
     }
 
-    /// Makes a launch from which some TPCs are taken away.
-    pub(super) fn around(
+    pub(super) fn library(&self) -> Option<[u8; BUILD_ID_BYTES]> {
+        self.library
+    }
+
+    /// Makes a launch with an edit, and returns what it looked like.
+    pub(crate) fn around(
         &self,
-        without: TpcMask,
+        edit: Edit,
         launch: impl FnOnce() -> anyhow::Result<()>,
-    ) -> anyhow::Result<()> {
-        *self.lock() = (Order::TakeAway(without), Outcome::None);
+    ) -> anyhow::Result<Box<Seen>> {
+        *self.lock() = State {
+            order: Some(edit),
+            outcome: None,
+        };
         let launched = launch();
-        let (_, outcome) = std::mem::replace(&mut *self.lock(), (Order::None, Outcome::None));
+        let state = std::mem::take(&mut *self.lock());
         launched?;
-        match outcome {
-            Outcome::Done => Ok(()),
-            Outcome::None => bail!("the driver did not show the descriptor of a launch"),
-            Outcome::Failed(why) => bail!("a launch could not be masked: {why}"),
+        match state.outcome {
+            Some(Ok(seen)) => Ok(seen),
+            Some(Err(why)) => bail!("a launch could not be edited: {why}"),
+            None => bail!("the driver did not show the descriptor of a launch"),
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, (Order, Outcome)> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -118,50 +157,70 @@ unsafe extern "C" fn on_upload(user: *mut c_void, domain: i32, id: i32, paramete
     // SAFETY: this is the hook that was given to `subscribe`; it is never freed.
     let hook = unsafe { &*user.cast::<Hook>() };
     let mut state = hook.lock();
-    let Order::TakeAway(without) = state.0 else {
-        return;
-    };
+    if let Some(edit) = state.order.take() {
+        // SAFETY: the driver's.
+        state.outcome = Some(unsafe { look(parameters, edit) });
+    }
+}
+
+/// Looks at a launch and edits it.
+///
+/// # Safety
+///
+/// The parameters are those of a descriptor callback that runs.
+unsafe fn look(parameters: *const c_void, edit: Edit) -> Result<Box<Seen>, String> {
     // SAFETY: the parameters begin with their size.
     let bytes = unsafe { parameters.cast::<u32>().read() };
     if bytes < descriptor_words::BYTES {
-        state.1 = Outcome::Failed(format!("the callback has {bytes} bytes of parameters"));
-        return;
+        return Err(format!(
+            "the callback has {bytes} bytes of parameters, and {} are needed",
+            descriptor_words::BYTES
+        ));
     }
+    let parameters = parameters.cast::<u64>();
     // SAFETY: the parameters are large enough, as was checked, and words of 8 bytes.
-    let words = unsafe {
-        let word = parameters
-            .cast::<*mut Words>()
-            .add(descriptor_words::DESCRIPTOR)
-            .read();
-        word.as_mut()
-    };
-    state.1 = match words {
-        Some(words) => take_away(words, without),
-        None => Outcome::Failed("the callback has no descriptor".to_owned()),
-    };
-    state.0 = Order::None;
+    let word = |index: usize| unsafe { parameters.add(index).read() };
+    let words = word(descriptor_words::DESCRIPTOR) as *mut Words;
+    if !words.is_aligned() {
+        return Err("the callback's descriptor is not aligned".to_owned());
+    }
+    // SAFETY: NULL, or a descriptor that is ours while the callback runs.
+    let words = unsafe { words.as_mut() }.ok_or("the callback has no descriptor")?;
+    let before = *words;
+    apply(words, edit)?;
+    Ok(Box::new(Seen {
+        context: word(descriptor_words::CONTEXT),
+        function: word(descriptor_words::FUNCTION),
+        before,
+        after: *words,
+    }))
 }
 
-fn take_away(words: &mut Words, without: TpcMask) -> Outcome {
-    let mut descriptor = match Descriptor::new(words) {
-        Ok(descriptor) => descriptor,
-        Err(error) => return Outcome::Failed(error.to_string()),
-    };
+fn apply(words: &mut Words, edit: Edit) -> Result<(), String> {
+    let mut descriptor = Descriptor::new(words).map_err(|error| error.to_string())?;
+    if let Some(bit) = descriptor.unknown_bit() {
+        return Err(format!(
+            "bit {bit} of the launch descriptor is set, and belongs to nothing that LithOS knows"
+        ));
+    }
     // For clusters of more than two blocks the driver itself takes away the TPCs without company
     // (seen on an H100, bits 72 to 127); they host no such cluster in any case.
     let is_cluster = descriptor.kind() == Kind::Clusters;
     if !is_cluster && descriptor.allowed() != TpcMask::ALL {
-        return Outcome::Failed(format!(
+        return Err(format!(
             "the driver leaves only TPC bits {} already; is an MPS percentage or a green context \
              set?",
             descriptor.allowed()
         ));
     }
-    if without.is_empty() {
-        return Outcome::Done;
+    if edit.allowed != TpcMask::ALL
+        && let Restricted::Unchanged(_) = descriptor.restrict(edit.allowed, edit.present)
+    {
+        return Err("no TPC would be left".to_owned());
     }
-    match descriptor.restrict(!without, TpcMask::ALL) {
-        Restricted::To(_) => Outcome::Done,
-        Restricted::Unchanged(_) => Outcome::Failed("no TPC would be left".to_owned()),
+    if let Some((slot, address, payload)) = edit.stamp {
+        let stamped = descriptor.stamp(slot, address, payload);
+        stamped.map_err(|error| error.to_string())?;
     }
+    Ok(())
 }

@@ -2,6 +2,7 @@
 //! The command `lithos`.
 
 mod client;
+mod doctor;
 mod mps;
 mod run;
 mod show;
@@ -52,6 +53,7 @@ enum Task {
     Partition(Partition),
     /// Show partitions, tenants, channels, TPCs in transit, and what the broker cannot promise.
     Status(Output),
+    Doctor(doctor::Doctor),
     /// Start, stop and look at MPS, which lets processes run on a GPU at the same time.
     ///
     /// MPS is a process of NVIDIA's that all tenants of a real GPU go through. It is started apart from
@@ -179,12 +181,13 @@ fn main() -> ExitCode {
     let socket = socket.unwrap_or_else(default_socket);
     let outcome = match task {
         Task::Run(run) => return run.exec(&socket),
-        Task::Partition(partition) => partition.perform(&socket),
-        Task::Status(output) => status(&socket, output),
-        Task::Mps(mps) => mps.perform(&socket),
+        Task::Doctor(doctor) => doctor.perform(&socket),
+        Task::Partition(partition) => partition.perform(&socket).map(|()| ExitCode::SUCCESS),
+        Task::Status(output) => status(&socket, output).map(|()| ExitCode::SUCCESS),
+        Task::Mps(mps) => mps.perform(&socket).map(|()| ExitCode::SUCCESS),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("lithos: {error:#}");
             ExitCode::FAILURE

@@ -8,6 +8,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::{Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
@@ -54,6 +55,17 @@ pub(crate) struct State {
     pub(crate) log_directory: PathBuf,
 }
 
+/// A server of MPS's, which its clients of one user share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Server {
+    /// Its process.
+    pub(crate) pid: i32,
+    /// Its user.
+    pub(crate) uid: u32,
+    /// Its clients' processes.
+    pub(crate) clients: Vec<i32>,
+}
+
 impl Mps {
     /// MPS as the daemon wants it.
     pub(crate) fn new(status: &MpsStatus) -> Self {
@@ -88,6 +100,33 @@ impl Mps {
             pipe_directory: self.pipe_directory.clone(),
             log_directory: self.log_directory.clone(),
         }
+    }
+
+    /// Asks the control process, which runs, for its servers and their clients.
+    pub(crate) fn servers(&self) -> anyhow::Result<Vec<Server>> {
+        let mut servers = Vec::new();
+        for pid in self.list("get_server_list")? {
+            let place = format!("/proc/{pid}");
+            let uid = fs::metadata(&place).with_context(|| format!("cannot look at {place}"))?;
+            servers.push(Server {
+                pid,
+                uid: uid.uid(),
+                clients: self.list(&format!("get_client_list {pid}"))?,
+            });
+        }
+        Ok(servers)
+    }
+
+    /// Asks the control process for processes, a line each.
+    fn list(&self, request: &str) -> anyhow::Result<Vec<i32>> {
+        let (status, said) = self.control(&[], &format!("{request}\n"), RACE_PATIENCE)?;
+        if !status.success() {
+            bail!("{PROGRAM} ended with {status}: {said}");
+        }
+        Ok(said
+            .lines()
+            .filter_map(|line| line.trim().parse().ok())
+            .collect())
     }
 
     /// Starts it if it does not run, and returns its control process.

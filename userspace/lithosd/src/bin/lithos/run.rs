@@ -16,7 +16,7 @@ use crate::client::{Client, unexpected};
 use crate::mps::Mps;
 
 /// Names the library that the CUDA driver loads at its start.
-const INJECTION: &str = "CUDA_INJECTION64_PATH";
+pub(crate) const INJECTION: &str = "CUDA_INJECTION64_PATH";
 /// The partition of those who name none.
 const DEFAULT_PARTITION: &str = "default";
 
@@ -166,7 +166,8 @@ fn see_to_mps(joined: &Joined) -> anyhow::Result<()> {
     }
 }
 
-fn find_shim() -> anyhow::Result<PathBuf> {
+/// Finds the library that the CUDA driver is to load.
+pub(crate) fn find_shim() -> anyhow::Result<PathBuf> {
     let told = std::env::var_os("LITHOS_SHIM").filter(|path| !path.is_empty());
     if let Some(path) = told.map(PathBuf::from) {
         return path

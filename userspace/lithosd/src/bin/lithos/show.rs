@@ -5,12 +5,14 @@ use std::fmt::Write;
 
 use lithosd::ledger::{Awaited, OPERATORS_MAX, Unknowable};
 use lithosd::partition::GpuRef;
+use lithosd::selftest::Verdict;
 use lithosd::status::{
     ChannelStatus, GpuStatus, MpsStatus, OriginStatus, PartitionStatus, Status, TransitStatus,
 };
 use nix::unistd::{Uid, User};
 
-use crate::mps::State;
+use crate::doctor::{Line, State};
+use crate::mps;
 
 /// Rows of words, in columns.
 struct Table(Vec<Vec<String>>);
@@ -61,6 +63,14 @@ pub(crate) fn status(status: &Status) -> String {
     for gpu in &status.gpus {
         text.push_str(&gpu_lines(gpu));
     }
+    for unfit in &status.unfit {
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            text,
+            "GPU {}: {}, {}\n  not managed: {}",
+            unfit.index, unfit.name, unfit.uuid, unfit.why
+        );
+    }
     text.push('\n');
     text.push_str(&partitions(&status.partitions));
     if !status.tenants.is_empty() {
@@ -105,8 +115,16 @@ fn mps_line(mps: &MpsStatus) -> String {
 }
 
 fn gpu_lines(gpu: &GpuStatus) -> String {
+    let self_test = match &gpu.self_test {
+        Verdict::Passed(proof) => {
+            format!("self-test passed on driver {}", proof.subject.driver)
+        }
+        Verdict::Failed { why } => {
+            format!("self-test failed, programs run unmanaged here: {why}")
+        }
+    };
     format!(
-        "GPU {}: {}, {}\n  {} TPCs of {} SMs (bits {}); no guarantee reserves {}; nobody has {}\n",
+        "GPU {}: {}, {}\n  {} TPCs of {} SMs (bits {}); no guarantee reserves {}; nobody has {}\n  {self_test}\n",
         gpu.index,
         gpu.name,
         gpu.uuid,
@@ -357,8 +375,32 @@ fn unknowable(why: Unknowable) -> String {
     }
 }
 
+/// What the doctor says, a line for each thing and one below it for what to do.
+pub(crate) fn diagnosis(lines: &[Line]) -> String {
+    let topic_width = lines.iter().map(|line| line.topic.len()).max().unwrap_or(0);
+    let mut text = String::new();
+    for line in lines {
+        let state = match line.state {
+            State::Fine => "fine",
+            State::Note => "note",
+            State::Todo => "TO DO",
+            State::Unseen => "unseen",
+        };
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            text,
+            "{state:6}  {:topic_width$}  {}",
+            line.topic, line.found
+        );
+        if let Some(todo) = &line.todo {
+            let _ = writeln!(text, "{:6}  {:topic_width$}  -> {todo}", "", "");
+        }
+    }
+    text
+}
+
 /// Whether MPS runs.
-pub(crate) fn mps(state: &State) -> String {
+pub(crate) fn mps(state: &mps::State) -> String {
     let directories = format!(
         "pipes in {}, logs in {}",
         state.pipe_directory.display(),
