@@ -12,6 +12,7 @@ use lithos_descriptor::hopper::{Descriptor, Kind, Restricted, StampSlot, Words, 
 
 use crate::channel::Managed;
 use crate::local::{Call, Local};
+use crate::report::{self, Unknown};
 use crate::widen::{Need, Widened};
 
 /// How many launches ahead memory is asked for: more than one, because several threads may launch.
@@ -23,8 +24,7 @@ pub(crate) fn prepare(managed: &Managed, words: &mut Words, function: u64, local
     let ring = managed.ring();
     let call = local.call.get();
     let Ok(mut descriptor) = Descriptor::new(words) else {
-        ring.count(LITHOS_COUNT_UNKNOWN_VERSION);
-        return leave(managed, function, local);
+        return leave(managed, function, local, Unknown::Version);
     };
     let kind = descriptor.kind();
     match kind {
@@ -36,13 +36,11 @@ pub(crate) fn prepare(managed: &Managed, words: &mut Words, function: u64, local
             }
         }
         Kind::Queue | Kind::Unknown(_) => {
-            ring.count(LITHOS_COUNT_UNKNOWN_BITS);
-            return leave(managed, function, local);
+            return leave(managed, function, local, Unknown::Bits);
         }
     }
     if descriptor.unknown_bit().is_some() {
-        ring.count(LITHOS_COUNT_UNKNOWN_BITS);
-        return leave(managed, function, local);
+        return leave(managed, function, local, Unknown::Bits);
     }
 
     let reserved = local.reserve(managed);
@@ -115,8 +113,13 @@ fn restrict(
 
 /// Records a launch that is left as the driver made it.
 #[cold]
-fn leave(managed: &Managed, function: u64, local: &Local) {
+fn leave(managed: &Managed, function: u64, local: &Local, what: Unknown) {
+    report::left_alone(what);
     let ring = managed.ring();
+    ring.count(match what {
+        Unknown::Version => LITHOS_COUNT_UNKNOWN_VERSION,
+        Unknown::Bits => LITHOS_COUNT_UNKNOWN_BITS,
+    });
     let reserved = local.reserve(managed);
     if !reserved.is_claimed {
         return ring.count(LITHOS_COUNT_OVERRUN);

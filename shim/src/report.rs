@@ -36,6 +36,52 @@ pub(crate) fn unmanaged(reason: &dyn Error) {
     say(&format!("{reason}; the program runs unmanaged"));
 }
 
+/// What is not known about a descriptor.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Unknown {
+    Version,
+    Bits,
+}
+
+/// Says, once, that launches are left as the driver made them; or ends the process, before the launch,
+/// if it may not run so. Called under the driver's locks: one system call, no lock and no allocation.
+#[cold]
+pub(crate) fn left_alone(what: Unknown) {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    macro_rules! text {
+        ($what:literal, $outcome:literal) => {
+            concat!(
+                "lithos: launch descriptors have ",
+                $what,
+                ", ",
+                $outcome,
+                "\n"
+            )
+        };
+    }
+    macro_rules! texts {
+        ($outcome:literal) => {
+            match what {
+                Unknown::Version => text!("a version that LithOS does not know", $outcome),
+                Unknown::Bits => text!("bits that LithOS does not know", $outcome),
+            }
+        };
+    }
+    let is_enforced = ENFORCE.load(Ordering::Relaxed);
+    let text = match is_enforced {
+        true => texts!("and the partition demands that its programs be managed, so this one ends"),
+        false => texts!("and such launches run unmanaged"),
+    };
+    if !SAID.swap(true, Ordering::Relaxed) {
+        // SAFETY: the text is so long. Nobody can be told if it is not written.
+        unsafe { libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), text.len()) };
+    }
+    if is_enforced {
+        // SAFETY: as in `unmanaged`.
+        unsafe { libc::_exit(EXIT_UNMANAGED) }
+    }
+}
+
 /// An error with its causes, on one line.
 pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! Tests that need GPUs that this machine may not have: several, and odd ones.
 
+mod doctor;
+mod faults;
+
 use lithos_tests::testbed::{Hardware, Simulation};
 use serde_json::json;
 

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use lithos_abi::arena::layout;
 use lithos_abi::ring::ring_bytes;
+use lithos_device::Identity;
 use lithosd::broker::Process;
 use lithosd::config::Config;
 
@@ -45,7 +46,7 @@ fn work_with(config: Config) {
     assert!(shares.sum::<u32>() <= 13, "more TPCs than there are");
     let process = Process { pid: 1, uid: 0 };
     for name in &wanted {
-        let attached = broker.attach(process, name, START);
+        let attached = broker.attach(process, Identity::default(), name, START);
         if let Ok((tenant, _)) = attached {
             broker.end_tenant(tenant, "it was only a visit", START);
         }

@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 
 use lithos_abi::bindings::*;
 use lithos_abi::message::{self, PACKET_BYTES_MAX, decode, encode, set_text};
+use lithos_device::Identity;
 use lithos_policy::{Nanos, TpcSet};
 use lithosd::broker::{Broker, Process};
 use lithosd::clients::{self, Desk, Group};
@@ -119,8 +120,9 @@ impl Conversation {
                     version: LITHOS_ABI_VERSION,
                     reserved: 0,
                     partition: set_text(NAMES[input.below(NAMES.len())]),
-                    edits: input.number(),
-                    driver: [input.byte(); LITHOS_BUILD_ID_BYTES as usize],
+                    // Those of the broker's proof are all zeros.
+                    edits: u64::from(input.number() == u64::MAX),
+                    driver: [u8::from(input.byte() == 255); LITHOS_BUILD_ID_BYTES as usize],
                 })
             }),
             4 | 5 => self.say(input, |input| {
@@ -259,7 +261,7 @@ impl Conversation {
     }
 
     fn status(&self) -> Status {
-        let daemon = self.facts.status(self.now, 0);
+        let daemon = self.facts.status(self.now, &self.broker);
         self.broker.status(daemon, self.now)
     }
 
@@ -311,7 +313,12 @@ impl Conversation {
         assert!(self.broker.next_turn().is_none());
         assert!(
             self.broker
-                .attach(Process { pid: 1, uid: 0 }, "nobody's", self.now)
+                .attach(
+                    Process { pid: 1, uid: 0 },
+                    Identity::default(),
+                    "nobody's",
+                    self.now
+                )
                 .is_err()
         );
     }

@@ -9,6 +9,7 @@ use lithosd::broker::Broker;
 use lithosd::config::Config;
 use lithosd::gpu::{Gpu, Listed};
 use lithosd::operator::Partitions;
+use lithosd::selftest::{Proof, Verdict};
 use lithosd::store::Store;
 use tempfile::TempDir;
 
@@ -21,7 +22,7 @@ pub(crate) const START: Nanos = Nanos(1_000_000_000);
 pub(crate) fn broker(config: Config) -> Broker {
     let store = Store::open(&state()).expect("a state directory that this process wrote");
     let partitions = Partitions::new(config.partitions.clone(), store);
-    Broker::new(config, vec![gpu()], partitions, START)
+    Broker::new(config, vec![gpu()], Vec::new(), partitions, START)
 }
 
 /// 3 GPCs of 4 TPCs, with holes between, and one TPC alone.
@@ -44,8 +45,11 @@ fn gpu() -> Gpu {
         index: 0,
         name: "a board without a driver".into(),
         uuid: uuid.into(),
+        vbios: String::new(),
+        mig: false,
     };
-    Gpu::new(listed, board).expect("a GPU")
+    let verdict = Verdict::Passed(Proof::made_up(uuid));
+    Gpu::new(listed, board, verdict).expect("a GPU")
 }
 
 thread_local! {

@@ -210,6 +210,12 @@ impl Testbed {
         folder.unwrap_or_default().join("libcuda.so.1")
     }
 
+    /// Sets a variable for everything that is started from now on.
+    pub fn set_variable(&mut self, name: &'static str, value: &str) {
+        self.environment.retain(|(known, _)| *known != name);
+        self.environment.push((name, value.into()));
+    }
+
     /// One of the programs, in an environment in which it finds the GPU.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.programs.path(program));

@@ -27,6 +27,7 @@ const EFI_ATTRIBUTES: usize = 4;
 const MPS_COMM: &str = "nvidia-cuda-mps";
 
 /// What was seen. An error says why something was not.
+#[derive(Debug)]
 pub(super) struct Findings {
     pub(super) driver: Result<Driver, String>,
     pub(super) daemon: Result<Status, String>,
@@ -42,6 +43,7 @@ pub(super) struct Findings {
 }
 
 /// What NVML says.
+#[derive(Debug)]
 pub(super) struct Driver {
     pub(super) version: String,
     pub(super) is_simulated: bool,
@@ -49,6 +51,7 @@ pub(super) struct Driver {
 }
 
 /// A GPU.
+#[derive(Debug)]
 pub(super) struct GpuFound {
     pub(super) index: u32,
     pub(super) name: String,
@@ -60,7 +63,7 @@ pub(super) struct GpuFound {
 }
 
 /// A process that uses a GPU.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct Process {
     pub(super) pid: i32,
     pub(super) name: String,
@@ -69,6 +72,7 @@ pub(super) struct Process {
 }
 
 /// MPS.
+#[derive(Debug)]
 pub(super) struct MpsFound {
     /// As configured; `None` without a daemon.
     pub(super) enable: Option<MpsEnable>,
@@ -79,6 +83,7 @@ pub(super) struct MpsFound {
 }
 
 /// What `CUDA_INJECTION64_PATH` names.
+#[derive(Debug)]
 pub(super) enum Injection {
     Free,
     Shim,
@@ -86,6 +91,7 @@ pub(super) enum Injection {
 }
 
 /// A file or folder.
+#[derive(Debug)]
 pub(super) struct Place {
     pub(super) path: String,
     /// Whether others than root and this user can write it.

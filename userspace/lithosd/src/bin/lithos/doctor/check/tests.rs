@@ -128,7 +128,7 @@ fn says(lines: &[Line], topic: &str, state: State, parts: &[&str]) {
 }
 
 fn gpu(findings: &mut Findings) -> &mut GpuFound {
-    let driver = findings.driver.as_mut().ok().expect("a driver");
+    let driver = findings.driver.as_mut().expect("a driver");
     &mut driver.gpus[0]
 }
 
@@ -159,7 +159,7 @@ fn where_all_is_well_nothing_is_to_be_done() {
 #[test]
 fn a_driver_that_was_not_measured_is_noted() {
     let lines = unwell(|findings| {
-        findings.driver.as_mut().ok().expect("a driver").version = "600.1".into();
+        findings.driver.as_mut().expect("a driver").version = "600.1".into();
         findings.daemon = Ok(status(&passed("600.1")));
     });
     let notes: Vec<Line> = lines
@@ -204,13 +204,7 @@ fn gpus_that_are_not_managed_are_named_with_the_reason() {
         &["does not know", "restart"],
     );
     let lines = unwell(|findings| {
-        findings
-            .driver
-            .as_mut()
-            .ok()
-            .expect("a driver")
-            .gpus
-            .clear();
+        findings.driver.as_mut().expect("a driver").gpus.clear();
     });
     let lines: Vec<Line> = lines
         .into_iter()
@@ -368,7 +362,7 @@ fn a_profiler_in_the_place_of_the_shim_is_named() {
         &["it is nowhere", "install"],
     );
     let lines = unwell(|findings| {
-        findings.shim.as_mut().ok().expect("a shim").others_write = true;
+        findings.shim.as_mut().expect("a shim").others_write = true;
     });
     says(
         &lines,
@@ -406,7 +400,7 @@ fn what_a_user_may_do_and_how_to_be_allowed_more_is_said() {
         &["groupadd lithos"],
     );
     let lines = unwell(|findings| {
-        let state = findings.state_directory.as_mut().ok().expect("a folder");
+        let state = findings.state_directory.as_mut().expect("a folder");
         state.others_write = true;
     });
     says(
