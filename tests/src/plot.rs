@@ -8,6 +8,8 @@ use plotters::prelude::*;
 
 /// Readable where it is shown 800 pixels wide.
 const SIZE: (u32, u32) = (800, 480);
+/// Height of a line of the legend, which stands below the plot: nowhere inside is free for any curves.
+const LEGEND_LINE: i32 = 22;
 const FONT: &str = "sans-serif";
 /// Colours that stay apart for colour-blind readers.
 const COLOURS: [RGBColor; 5] = [
@@ -40,9 +42,12 @@ pub fn draw(path: &Path, title: &str, unit: &str, series: &[Series]) -> anyhow::
         return Err(anyhow!("no latencies to draw"));
     }
     let drawn = (|| -> Result<(), Box<dyn std::error::Error>> {
-        let root = SVGBackend::new(path, SIZE).into_drawing_area();
+        let legend_height = LEGEND_LINE * i32::try_from(series.len())?;
+        let size = (SIZE.0, SIZE.1 + u32::try_from(legend_height)?);
+        let root = SVGBackend::new(path, size).into_drawing_area();
         root.fill(&WHITE)?;
-        let mut chart = ChartBuilder::on(&root)
+        let (above, below) = root.split_vertically(SIZE.1);
+        let mut chart = ChartBuilder::on(&above)
             .caption(title, (FONT, 20))
             .margin(12)
             .x_label_area_size(48)
@@ -58,26 +63,17 @@ pub fn draw(path: &Path, title: &str, unit: &str, series: &[Series]) -> anyhow::
             .y_label_formatter(&|value| format!("{value:.0}"))
             .light_line_style(TRANSPARENT)
             .draw()?;
-        for (series, colour) in series.iter().zip(COLOURS.iter().cycle()) {
+        for ((line, series), colour) in (0..).zip(series).zip(COLOURS.iter().cycle()) {
             let points = series.percentiles.iter().zip(0_u32..);
-            chart
-                .draw_series(LineSeries::new(
-                    points.map(|(&value, percent)| (value, f64::from(percent))),
-                    colour.stroke_width(3),
-                ))?
-                .label(&series.name)
-                .legend(move |(x, y)| {
-                    PathElement::new([(x, y), (x + 24, y)], colour.stroke_width(3))
-                });
+            let style = colour.stroke_width(3);
+            chart.draw_series(LineSeries::new(
+                points.map(|(&value, percent)| (value, f64::from(percent))),
+                style,
+            ))?;
+            let y = LEGEND_LINE * line + LEGEND_LINE / 2;
+            below.draw(&PathElement::new([(72, y), (100, y)], style))?;
+            below.draw(&Text::new(series.name.as_str(), (110, y - 8), (FONT, 15)))?;
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::LowerRight)
-            .legend_area_size(32)
-            .label_font((FONT, 15))
-            .background_style(WHITE.mix(0.85))
-            .border_style(RGBColor(160, 160, 160))
-            .draw()?;
         root.present()?;
         Ok(())
     })();
