@@ -4,7 +4,6 @@
 //! `<state>/topology/<uuid>.json` holds one [`Board`]. A board does not change, so the file is written
 //! once; without it, or if it is of another version or of another board, discovery runs again.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -33,7 +32,7 @@ pub struct Board {
 /// Why a kept board cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BoardError {
-    /// The file is there and cannot be read.
+    /// The file is there and cannot be read, or is not believed.
     #[error("cannot read {path}")]
     Read {
         /// The file.
@@ -77,9 +76,9 @@ impl Board {
     /// Reads the board of a GPU; `None` if it is not kept.
     pub fn load(state_dir: &Path, uuid: &str) -> Result<Option<Self>, BoardError> {
         let path = Self::path(state_dir, uuid);
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        let text = match crate::file::read_ours(state_dir, &path) {
+            Ok(Some(text)) => text,
+            Ok(None) => return Ok(None),
             Err(source) => return Err(BoardError::Read { path, source }),
         };
         let board: Self = match serde_json::from_str(&text) {
@@ -106,6 +105,8 @@ impl Board {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use lithos_policy::Tpc;
 
     use super::*;

@@ -16,7 +16,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod discover;
-mod file;
+pub mod file;
 pub mod gpu;
 mod grant;
 pub mod ledger;

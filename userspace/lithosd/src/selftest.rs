@@ -19,9 +19,7 @@
 //! reason may have been another program; until then the GPU's tenants run as if LithOS were not there.
 
 use std::fmt;
-use std::fs::{self, File};
-use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -174,7 +172,7 @@ fn prove(state_dir: &Path, subject: Subject, mut command: Command) -> anyhow::Re
 /// Why a proof cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ProofError {
-    /// The file is there and cannot be read.
+    /// The file is there and cannot be read, or is not believed.
     #[error("cannot read {path}")]
     Read {
         /// The file.
@@ -182,16 +180,6 @@ pub enum ProofError {
         /// Why.
         #[source]
         source: io::Error,
-    },
-    /// Somebody else may have written it.
-    #[error("{path} belongs to user {uid} with mode {mode:03o}: others than lithosd can write it")]
-    Open {
-        /// The file or folder.
-        path: PathBuf,
-        /// Its owner.
-        uid: u32,
-        /// Its mode.
-        mode: u32,
     },
     /// The file does not hold a proof.
     #[error("{path} does not hold the proof of a self-test")]
@@ -228,41 +216,16 @@ impl Proof {
     /// and the daemon's own could have written it.
     pub fn load(state_dir: &Path, uuid: &str) -> Result<Option<Self>, ProofError> {
         let path = Self::path(state_dir, uuid);
-        let read = |source| ProofError::Read {
-            path: path.clone(),
-            source,
-        };
-        let mut file = match File::options()
-            .read(true)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&path)
-        {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(read(error)),
-        };
-        let folder = path.parent().unwrap_or(state_dir);
-        let places = [
-            (&*path, file.metadata()),
-            (folder, fs::symlink_metadata(folder)),
-            (state_dir, fs::metadata(state_dir)),
-        ];
-        for (place, metadata) in places {
-            let metadata = metadata.map_err(read)?;
-            if !is_ours_alone(metadata.uid(), metadata.mode()) {
-                return Err(ProofError::Open {
-                    path: place.into(),
-                    uid: metadata.uid(),
-                    mode: metadata.mode() & 0o777,
-                });
+        match crate::file::read_ours(state_dir, &path) {
+            Ok(Some(text)) => {
+                let proof = serde_json::from_str(&text);
+                proof
+                    .map(Some)
+                    .map_err(|source| ProofError::Json { path, source })
             }
+            Ok(None) => Ok(None),
+            Err(source) => Err(ProofError::Read { path, source }),
         }
-        let mut text = String::new();
-        file.read_to_string(&mut text).map_err(read)?;
-        let proof = serde_json::from_str(&text);
-        proof
-            .map(Some)
-            .map_err(|source| ProofError::Json { path, source })
     }
 
     /// Keeps the proof.
@@ -270,12 +233,6 @@ impl Proof {
         let text = serde_json::to_string_pretty(self).map_err(io::Error::other)?;
         crate::file::write_atomically(&Self::path(state_dir, &self.subject.uuid), &text)
     }
-}
-
-/// Whether only root and the daemon's own user can write a file of this owner and mode.
-pub fn is_ours_alone(uid: u32, mode: u32) -> bool {
-    let is_ours = uid == 0 || uid == nix::unistd::geteuid().as_raw();
-    is_ours && mode & 0o022 == 0
 }
 
 impl Subject {
@@ -352,6 +309,7 @@ impl TryFrom<String> for BuildId {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
@@ -425,24 +383,14 @@ mod tests {
     fn a_proof_that_others_can_write_is_not_believed() {
         let dir = tempfile::tempdir().unwrap();
         proof().save(dir.path()).unwrap();
-        let path = Proof::path(dir.path(), "GPU-1");
-        let folder = path.parent().unwrap();
-        for (place, open, closed) in [(&*path, 0o666, 0o644), (folder, 0o775, 0o755)] {
-            fs::set_permissions(place, fs::Permissions::from_mode(open)).unwrap();
-            let error = Proof::load(dir.path(), "GPU-1").unwrap_err();
-            assert!(matches!(error, ProofError::Open { .. }), "{error}");
-            fs::set_permissions(place, fs::Permissions::from_mode(closed)).unwrap();
-        }
         assert_eq!(Proof::load(dir.path(), "GPU-1").unwrap(), Some(proof()));
-        let elsewhere = dir.path().join("elsewhere.json");
-        fs::rename(&path, &elsewhere).unwrap();
-        std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+        let path = Proof::path(dir.path(), "GPU-1");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
         let error = Proof::load(dir.path(), "GPU-1").unwrap_err();
         assert!(matches!(error, ProofError::Read { .. }), "{error}");
-        assert!(!is_ours_alone(
-            nix::unistd::geteuid().as_raw() + 1,
-            0o100_600
-        ));
+        let again = load_or_prove(dir.path(), proof().subject, || printing(&printed()));
+        assert_eq!(again, Verdict::Passed(proof()));
+        assert_eq!(Proof::load(dir.path(), "GPU-1").unwrap(), Some(proof()));
     }
 
     #[test]

@@ -120,9 +120,7 @@ pub(crate) fn directory(gpus: &[[u8; 16]]) -> tempfile::TempDir {
             tpc_sms: 2,
             tpcs: Topology::new(tpcs.chain([alone])).unwrap(),
         };
-        let path = Board::path(&dir.path().join("state"), &board.uuid);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, serde_json::to_string(&board).unwrap()).unwrap();
+        board.save(&dir.path().join("state")).unwrap();
     }
     dir
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use lithos_abi::bindings::*;
 use lithos_abi::message::{PACKET_BYTES_MAX, encode};
 use lithos_device::embedded::SocketBroker;
-use lithos_device::{Attached, Broker, BrokerError, packet};
+use lithos_device::{Attached, Broker, BrokerError, Identity, packet};
 use lithosd::control::{FailureKind, Reply, Request};
 use nix::sys::signal::{Signal, kill};
 
@@ -109,6 +109,30 @@ fn unknown_partitions_and_gpus_are_refused_with_those_that_there_are() {
         error.contains("GPU-11111111-1111") && error.contains("GPU-00000000-0000"),
         "{error}"
     );
+}
+
+#[test]
+fn a_tenant_that_is_not_what_was_proven_attaches_and_gets_no_channel() {
+    let daemon = Daemon::start(PARTITIONS);
+    let proven = Identity::default();
+    let others = [
+        (Identity { edits: 1, ..proven }, "other edits"),
+        (
+            Identity {
+                driver: [0xab; 32],
+                ..proven
+            },
+            "build id abab",
+        ),
+    ];
+    for (identity, part) in others {
+        let broker = SocketBroker::connect(&daemon.socket()).unwrap();
+        let mut broker = broker.with_identity(identity);
+        assert!(broker.attach("b").unwrap().enforce);
+        let error = broker.create_channel(GPU0, 1).unwrap_err().to_string();
+        assert!(error.contains(part) && error.contains("GPU 0"), "{error}");
+    }
+    assert!(daemon.status().channels.is_empty());
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use lithosd::config::{Config, MpsEnable};
 use lithosd::control::{Reply, Request};
-use lithosd::selftest::is_ours_alone;
+use lithosd::file::is_ours_alone;
 use lithosd::status::Status;
 use nix::unistd::{Group, User, geteuid, getgroups};
 use nvml_wrapper::struct_wrappers::device::ProcessInfo;
