@@ -14,6 +14,7 @@ use lithos_abi::lithos_record;
 use lithos_device::embedded::SocketBroker;
 use lithos_device::{Broker, Channel};
 use lithos_policy::{Topology, Tpc, TpcSet};
+use lithos_tests::footprint::Footprint;
 use lithosd::board::{BOARD_VERSION, Board};
 use lithosd::control::{Reply, Request};
 use lithosd::status::{ChannelStatus, PartitionStatus, Status};
@@ -23,6 +24,9 @@ use nix::unistd::Pid;
 /// Nothing that is waited for here takes longer unless it is broken.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// What an allocator may keep of what was done for the next time.
+const SLACK_KB: u64 = 1024;
+
 /// The bytes of the UUIDs of the made-up GPUs.
 pub(crate) const GPU0: [u8; 16] = [0; 16];
 pub(crate) const GPU1: [u8; 16] = [0x11; 16];
@@ -31,27 +35,6 @@ pub(crate) const GPU1: [u8; 16] = [0x11; 16];
 pub(crate) struct Daemon {
     child: Child,
     dir: tempfile::TempDir,
-}
-
-/// What a daemon holds, by the kernel's count.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Footprint {
-    pub(crate) descriptors: usize,
-    pub(crate) sockets: usize,
-    /// Maps of channels' pages.
-    pub(crate) pages: usize,
-    /// Memory of its own (RssAnon).
-    pub(crate) memory_kb: u64,
-}
-
-impl Footprint {
-    /// Whether this is no more than that. An allocator may keep a little for later.
-    fn is_within(&self, other: &Self) -> bool {
-        self.descriptors <= other.descriptors
-            && self.sockets <= other.sockets
-            && self.pages <= other.pages
-            && self.memory_kb <= other.memory_kb + 1024
-    }
 }
 
 /// Waits until a condition holds.
@@ -265,22 +248,7 @@ impl Daemon {
 
     /// What the daemon holds now.
     pub(crate) fn footprint(&self) -> Footprint {
-        let proc = PathBuf::from(format!("/proc/{}", self.pid()));
-        let links: Vec<PathBuf> = fs::read_dir(proc.join("fd"))
-            .unwrap()
-            .filter_map(|entry| fs::read_link(entry.unwrap().path()).ok())
-            .collect();
-        let is_socket = |link: &&PathBuf| link.to_string_lossy().starts_with("socket:");
-        let maps = fs::read_to_string(proc.join("maps")).unwrap();
-        let status = fs::read_to_string(proc.join("status")).unwrap();
-        let memory = (status.lines()).find_map(|line| line.strip_prefix("RssAnon:"));
-        let memory = memory.unwrap().trim().trim_end_matches(" kB");
-        Footprint {
-            descriptors: links.len(),
-            sockets: links.iter().filter(is_socket).count(),
-            pages: maps.matches("/memfd:lithos-").count(),
-            memory_kb: memory.parse().unwrap(),
-        }
+        Footprint::read(self.child.id()).unwrap()
     }
 
     /// Does something again and again, and checks that the daemon holds no more after it than before.
@@ -294,7 +262,7 @@ impl Daemon {
         let mut after = before;
         let gone = || {
             after = self.footprint();
-            after.is_within(&before)
+            after.is_within(&before, SLACK_KB)
         };
         if !holds_in_time(gone) {
             panic!("{before:?} before, {after:?} after");
