@@ -228,7 +228,7 @@ impl Crowd<'_> {
                 outcome.stderr
             );
             self.report.ended += 1;
-        } else if self.chance.one_in(50) {
+        } else if self.chance.one_in(5) {
             process.signal(Signal::SIGKILL)?;
             self.processes[index] = None;
             self.report.killed += 1;
