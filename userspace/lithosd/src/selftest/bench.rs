@@ -155,17 +155,29 @@ impl<'a> Bench<'a> {
 
     /// As many SMs run blocks as are left.
     fn sms(&self, edit: Edit) -> anyhow::Result<()> {
-        self.counted(Shape::plain(self.gpu.sms(), 1), edit)
+        let expected = self.left(edit);
+        self.counted(Shape::plain(self.gpu.sms(), 1), edit, expected)
     }
 
-    /// So do clusters of the smallest size, in the GPC with the most TPCs.
+    /// So do clusters of one TPC and of two, in the GPC with the most TPCs. The driver itself sets a mask
+    /// for those of two.
     fn clusters(&self) -> anyhow::Result<()> {
-        let shape = Shape {
-            cluster_blocks: self.tpc_sms,
-            ..Shape::plain(self.gpu.sms(), 1)
-        };
         let group = TpcMask::from_bits(self.largest_group().words());
-        self.counted(shape, self.only(group)).context("clusters")
+        let edit = self.only(group);
+        for cluster_blocks in [self.tpc_sms, 2 * self.tpc_sms] {
+            let whole = |sms: u32| sms / cluster_blocks * cluster_blocks;
+            let shape = Shape {
+                cluster_blocks,
+                ..Shape::plain(whole(self.gpu.sms()), 1)
+            };
+            let expected = whole(self.left(edit));
+            // None would have a place, and the launch would hang.
+            if expected > 0 {
+                self.counted(shape, edit, expected)
+                    .with_context(|| format!("clusters of {cluster_blocks}"))?;
+            }
+        }
+        Ok(())
     }
 
     /// So does a cooperative launch that fills what is left.
@@ -173,15 +185,16 @@ impl<'a> Bench<'a> {
         let all = self.tpcs.all();
         let half = all.lowest(all.len().div_ceil(2));
         let edit = self.only(TpcMask::from_bits(half.words()));
+        let expected = self.left(edit);
         let shape = Shape {
             is_cooperative: true,
-            ..Shape::plain(self.left(edit), 1)
+            ..Shape::plain(expected, 1)
         };
-        self.counted(shape, edit).context("a cooperative launch")
+        self.counted(shape, edit, expected)
+            .context("a cooperative launch")
     }
 
-    fn counted(&self, shape: Shape, edit: Edit) -> anyhow::Result<()> {
-        let expected = self.left(edit);
+    fn counted(&self, shape: Shape, edit: Edit, expected: u32) -> anyhow::Result<()> {
         let mut seen = 0;
         for _ in 0..TRIES {
             seen = self.gpu.count(shape, edit)?;
