@@ -134,19 +134,25 @@ fn daemon(testbed: &mut Testbed, measured: &mut Measured) -> anyhow::Result<()> 
     // The first one finds what the others find kept, the verdict of the self-test above all.
     Client::attach(&place, "a")?.open_channel(&place)?;
 
-    // From the first system call to a channel with a grant; those who came before stay.
+    // From the first system call to a channel with a grant. One at a time: a process that is tenant 200
+    // times looks for room for its arenas among those of all others, which no real one does.
+    let partitions = ["a", "b", "pool"].into_iter().cycle().take(TENANTS);
     let mut durations_ms = Vec::new();
-    let mut tenants = Vec::new();
-    for partition in ["a", "b", "pool"].into_iter().cycle().take(TENANTS) {
+    for partition in partitions.clone() {
         let begin = Instant::now();
         let mut client = Client::attach(&place, partition)?;
         client.open_channel(&place)?;
         durations_ms.push(begin.elapsed().as_secs_f64() * 1000.0);
-        tenants.push(client);
     }
     durations_ms.sort_by(f64::total_cmp);
     measured.attach_p99_ms = durations_ms.get(TENANTS * 99 / 100).copied();
 
+    let mut tenants = Vec::new();
+    for partition in partitions {
+        let mut client = Client::attach(&place, partition)?;
+        client.open_channel(&place)?;
+        tenants.push(client);
+    }
     for client in &mut tenants {
         client.launch(LAUNCHES)?;
         client.complete()?;
