@@ -39,6 +39,8 @@ pub const GRANTS_KEPT: usize = 64;
 const AWAITS_MAX: usize = 64;
 /// How many operators are told apart.
 pub const OPERATORS_MAX: usize = 4_096;
+/// How many of the pending are looked at in one look.
+const PENDING_AT_ONCE: usize = 256;
 /// How many streams are told apart.
 const STREAMS_MAX: usize = 4_096;
 /// No GPU takes clusters of more CTAs; a claim beyond that is cut to it.
@@ -53,6 +55,8 @@ pub struct Ledger {
     next: u64,
     /// Reserved, without a record yet. Within one ring of `next`.
     pending: BTreeSet<u64>,
+    /// Where among the pending the next look goes on.
+    pending_from: u64,
     /// Recorded, not known to have completed. At most one ring.
     outstanding: BTreeMap<u64, Launch>,
     /// The latest stamped launch known to have completed, of each stream.
@@ -180,6 +184,7 @@ impl Ledger {
             present,
             next: 1,
             pending: BTreeSet::new(),
+            pending_from: 0,
             outstanding: BTreeMap::new(),
             completed_of: BTreeMap::new(),
             unknowable: BTreeMap::new(),
@@ -298,7 +303,7 @@ impl Ledger {
             self.lose(self.next, oldest_held - self.next);
             self.next = oldest_held;
         }
-        for sequence in self.pending.clone() {
+        for sequence in self.pending_in_turn(oldest_held) {
             if self.take_record(sequence, ring, stamps) {
                 self.pending.remove(&sequence);
             } else if sequence < oldest_held {
@@ -317,6 +322,22 @@ impl Ledger {
             };
             self.next = next;
         }
+    }
+
+    /// Returns what of the pending is looked at now: those whose places are taken again, once, and so
+    /// many of the others. An honest tenant has few, and a liar's lies cost others no time.
+    fn pending_in_turn(&mut self, oldest_held: u64) -> Vec<u64> {
+        let from = self.pending_from.max(oldest_held);
+        let later = self
+            .pending
+            .range(from..)
+            .chain(self.pending.range(oldest_held..from));
+        let some: Vec<u64> = later.copied().take(PENDING_AT_ONCE).collect();
+        if let Some(last) = some.last() {
+            self.pending_from = last.saturating_add(1);
+        }
+        let given_up = self.pending.range(..oldest_held).copied();
+        given_up.chain(some).collect()
     }
 
     /// Reads a record, and tells whether there is nothing more to come of it.
@@ -451,8 +472,8 @@ impl Ledger {
         });
     }
 
-    /// Remembers the latest completion of a stream. Of too many streams the one that completed
-    /// longest ago is forgotten, which can only delay a drain.
+    /// Remembers the latest completion of a stream. Of too many streams the half that completed longest
+    /// ago is forgotten, which can only delay a drain.
     fn note_completion(&mut self, stream: u64, sequence: u64) {
         if stream == 0 {
             return;
@@ -460,10 +481,9 @@ impl Ledger {
         let latest = self.completed_of.entry(stream).or_default();
         *latest = sequence.max(*latest);
         if self.completed_of.len() > STREAMS_MAX {
-            let oldest = self.completed_of.iter().min_by_key(|&(_, latest)| latest);
-            if let Some((&stream, _)) = oldest {
-                self.completed_of.remove(&stream);
-            }
+            let mut all: Vec<u64> = self.completed_of.values().copied().collect();
+            let (_, &mut middle, _) = all.select_nth_unstable(STREAMS_MAX / 2);
+            self.completed_of.retain(|_, latest| *latest > middle);
         }
     }
 

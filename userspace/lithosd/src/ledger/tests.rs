@@ -421,6 +421,41 @@ fn a_ring_full_of_lies_costs_no_more_than_a_ring() {
 }
 
 #[test]
+fn launches_whose_records_come_late_are_found_however_many_there_are() {
+    const MANY: u32 = 1024;
+    let ring = Memory::new(ring_bytes(MANY));
+    let gpu = Memory::new(size_of::<lithos_stamp>() * MANY as usize);
+    let (writer, stamps) = (
+        RingWriter::create(ring.page(), MANY).unwrap(),
+        Stamps::new(gpu.page()),
+    );
+    let reader = RingReader::new(ring.page(), MANY).unwrap();
+    let mut ledger = Ledger::new(MANY, bits(0..8));
+    for _ in 0..MANY {
+        writer.reserve();
+    }
+    ledger.poll(&reader, &stamps);
+    assert_eq!(ledger.outstanding(), u64::from(MANY));
+    for sequence in 1..=u64::from(MANY) {
+        assert!(writer.claim(sequence, Some(&stamps)));
+        writer.write(&lithos_record {
+            sequence,
+            flags: LITHOS_RECORD_VOID,
+            ..Default::default()
+        });
+    }
+    let mut looks = 0;
+    while !ledger.is_idle() {
+        ledger.poll(&reader, &stamps);
+        looks += 1;
+        assert!(
+            looks <= MANY as usize / PENDING_AT_ONCE,
+            "each is looked at in turn"
+        );
+    }
+}
+
+#[test]
 fn the_largest_cluster_is_news_once() {
     let tenant = Tenant::new();
     let mut ledger = ledger();
