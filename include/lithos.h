@@ -64,6 +64,12 @@ struct lithos_grant {
 
 #define LITHOS_GRANT_HOLD 1		/* gates are to be shut (not used in version 1) */
 
+/*
+ * How old `heartbeat_ns` may be before a launch takes it that nobody schedules. Who schedules beats
+ * several times in that span.
+ */
+#define LITHOS_HEARTBEAT_STALE_NS 80000000
+
 /* What the broker itself says about the scheduler; lives in `broker`, bits 7:0. */
 #define LITHOS_BROKER_SCHEDULED 0	/* the latest grant holds */
 #define LITHOS_BROKER_FAIL_STATIC 1	/* nobody schedules: the fail-static grant holds */
@@ -103,7 +109,13 @@ struct lithos_region {
  * copy: the reader runs under driver locks and may never wait for a writer.
  * Writing grant n + 1 (one writer): slots[(n + 1) & 1].sequence = 0; fence (release); the fields;
  * sequence = n + 1 (release); latest = n + 1 (release).
- * `broker` (sequentially consistent) selects the fail-static slot instead, which is only rewritten like a slot.
+ * `broker` (sequentially consistent) selects the fail-static slot instead, and so does a heartbeat that
+ * is older than LITHOS_HEARTBEAT_STALE_NS (0: nobody ever beat, which selects nothing). That slot is
+ * written like the others, after the grant whose sequence it bears and of whose TPCs it holds some.
+ *
+ * So whoever writes grant n and its fail-static slot, and then looks at the ring, knows of all launches
+ * begun later that they have no TPCs beyond those of grant n, whichever slot they take: that a scheduler
+ * dies, or is taken for dead, changes nothing about whose TPCs are whose.
  */
 struct lithos_grant_page {
 	__u64 magic;
@@ -120,7 +132,7 @@ struct lithos_grant_page {
 
 	/* Words that change, on a cache line of their own. */
 	__u64 broker;			/* state and epoch; written by the broker alone */
-	__u64 heartbeat_ns;		/* when the scheduler last said that it lives */
+	__u64 heartbeat_ns;		/* when the scheduler last said that it lives; 0: never */
 	__u64 latest;			/* sequence of the latest grant; 0: none yet */
 	__u64 reserved2[5];
 
@@ -209,6 +221,7 @@ struct lithos_record {
 #define LITHOS_RECORD_WIDENED 8		/* carries TPCs beyond the grant */
 #define LITHOS_RECORD_UNMANAGED 16	/* left as the driver made it */
 #define LITHOS_RECORD_VOID 32		/* no launch came of the sequence: there is nothing to wait for */
+#define LITHOS_RECORD_FAIL_STATIC 64	/* nobody scheduled: it followed the fail-static grant */
 
 /*
  * A completion. The GPU writes the first 16 bytes: a four-word release with the launch's sequence as
@@ -238,7 +251,10 @@ struct lithos_message {
 #define LITHOS_MESSAGE_ATTACH 1			/* lithos_attach -> lithos_attached */
 #define LITHOS_MESSAGE_CHANNEL_CREATE 2		/* lithos_channel_create -> lithos_channel + 3 fds */
 #define LITHOS_MESSAGE_CHANNEL_DESTROY 3	/* lithos_channel_destroy -> lithos_reply */
-#define LITHOS_MESSAGE_REPLY 0x8000		/* or-ed into the type of the request */
+#define LITHOS_MESSAGE_RESUME 4			/* lithos_resume -> lithos_attached */
+#define LITHOS_MESSAGE_CHANNEL_RESUME 5		/* lithos_channel_resume + 2 fds -> lithos_channel + 1 fd */
+#define LITHOS_MESSAGE_CHANNEL_RESUMED 6	/* lithos_channel_resumed -> lithos_reply */
+#define LITHOS_MESSAGE_REPLY 0x8000		/* or-ed into the type of the first request above with this reply */
 
 struct lithos_reply {
 	__u32 error;
@@ -278,6 +294,36 @@ struct lithos_channel {
 };
 
 struct lithos_channel_destroy {
+	__u64 channel;
+};
+
+/*
+ * A daemon that starts takes over the tenants of the one before, whose connections have ended with it:
+ *
+ *	tenant					broker
+ *	RESUME: I am tenant t		->	knows t, by pid and start time, from the daemon before
+ *	CHANNEL_RESUME: ring, arena	->	looks at their sizes and seals; a new grant page
+ *	from now on reads the new page	<-
+ *	CHANNEL_RESUMED			->	reads `reserved` = n: launches after n follow the new page
+ *
+ * Until CHANNEL_RESUMED a channel may still follow the old page, to which the daemon before may yet
+ * write, if it was stopped and not killed; so until then every TPC that the channel's partition had
+ * stays with it. Grants in the new page have larger sequences than any in the old one.
+ */
+struct lithos_resume {
+	__u32 version;			/* LITHOS_ABI_VERSION */
+	__u32 reserved;
+	__u64 tenant;			/* its id under the broker before */
+	char partition[LITHOS_NAME_BYTES];
+};
+
+/* With two descriptors: ring, arena. The reply brings one: the new grant page (read-only). */
+struct lithos_channel_resume {
+	__u64 channel;			/* its id under the broker before, which it keeps */
+	__u64 reserved[3];
+};
+
+struct lithos_channel_resumed {
 	__u64 channel;
 };
 

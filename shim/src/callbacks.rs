@@ -295,7 +295,7 @@ fn is_oversize(
         resident_blocks: call.blocks,
         blocks_per_sm: call.blocks_per_sm,
     };
-    let Some(grant) = managed.grant(&local.last) else {
+    let Some(grant) = managed.grant(local.clock.now_ns(), &local.last) else {
         return false;
     };
     let granted = TpcMask::from_bits(grant.tpcs);

@@ -64,23 +64,23 @@ impl Managed {
         self.channel.terms().oversize == LITHOS_OVERSIZE_REFUSE
     }
 
-    /// Returns what the channel may do now: `last` is the thread's copy for the case that the page
-    /// cannot be read. `None` if nothing was ever granted.
+    /// Returns what the channel may do now: the time tells whether anybody schedules, `last` is the
+    /// thread's copy for the case that the page cannot be read. `None` if nothing was ever granted.
     #[inline(always)]
-    pub(crate) fn grant(&self, last: &Cell<(u64, Option<Grant>)>) -> Option<Grant> {
-        if let Some(grant) = self.channel.grant().try_read() {
+    pub(crate) fn grant(&self, now_ns: u64, last: &Cell<(u64, Option<Grant>)>) -> Option<Grant> {
+        if let Some(grant) = self.channel.grant().try_read_at(now_ns) {
             last.set((self.channel.id(), Some(grant)));
             return Some(grant);
         }
-        self.look_again(last);
+        self.look_again(now_ns, last);
         last.get().1
     }
 
     /// Tries harder, and else keeps the last good copy.
     #[cold]
     #[inline(never)]
-    fn look_again(&self, last: &Cell<(u64, Option<Grant>)>) {
-        let grant = self.channel.grant().read().or_else(|| {
+    fn look_again(&self, now_ns: u64, last: &Cell<(u64, Option<Grant>)>) {
+        let grant = self.channel.grant().read_at(now_ns).or_else(|| {
             let (whose, last) = last.get();
             let grant = last.filter(|_| whose == self.channel.id()).or(self.first)?;
             self.ring().count(LITHOS_COUNT_STALE_GRANT);

@@ -13,17 +13,17 @@
 use std::ffi::c_int;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::time::{Duration, Instant};
 
-use lithos_device::embedded::SocketBroker;
 use lithos_device::{Broker, BrokerError};
 
 use crate::channel::{Identity, Managed};
 use crate::driver::{Driver, DriverError};
+use crate::link::Link;
 use crate::local::Ending;
-use crate::report;
 use crate::table::{Found, Full, Table};
+use crate::{report, watch};
 
 /// The generation of GPUs whose descriptors are known: Hopper's major compute capability.
 const HOPPER: c_int = 9;
@@ -32,6 +32,11 @@ const HOPPER: c_int = 9;
 /// less than a microsecond, so one that takes longer never comes back (its thread was stopped in the
 /// middle); then the channel's memory stays.
 const LAST_USE: Duration = Duration::from_secs(1);
+
+/// How long a context that is new while the daemon restarts waits for it, before it is left unmanaged.
+const RESTART: Duration = Duration::from_secs(3);
+/// Between two tries.
+const RETRY: Duration = Duration::from_millis(10);
 
 /// Why a context is not managed.
 #[derive(Debug, thiserror::Error)]
@@ -51,18 +56,21 @@ enum Unmanaged {
 /// The contexts of this process.
 pub(crate) struct Contexts {
     table: Table<Managed>,
-    broker: Mutex<SocketBroker>,
+    link: Mutex<Link>,
     /// The descriptor of the connection, for a forked child to close; -1 if there is none.
     connection: AtomicI32,
+    /// Started with the first channel.
+    watcher: Once,
 }
 
 impl Contexts {
     /// Begins without contexts.
-    pub(crate) fn new(broker: SocketBroker) -> Self {
+    pub(crate) fn new(link: Link) -> Self {
         Self {
             table: Table::new(),
-            connection: AtomicI32::new(broker.descriptor().unwrap_or(-1)),
-            broker: Mutex::new(broker),
+            connection: AtomicI32::new(link.broker.descriptor().unwrap_or(-1)),
+            link: Mutex::new(link),
+            watcher: Once::new(),
         }
     }
 
@@ -85,7 +93,7 @@ impl Contexts {
         if context == 0 {
             return;
         }
-        let mut broker = self.lock();
+        let mut link = self.lock();
         let id = driver.context_id(context);
         let known = match self.table.find(context) {
             Found::Unknown => None,
@@ -95,21 +103,29 @@ impl Contexts {
         match known {
             Some(known) if known == id => return,
             // The handle of a context that ended without our seeing it.
-            Some(_) => self.dispose(&mut broker, context),
+            Some(_) => self.dispose(&mut link, context),
             None => {}
         }
-        let made = make(driver, context, id, primary_of, &mut *broker);
-        self.connection
-            .store(broker.descriptor().unwrap_or(-1), Ordering::Relaxed);
+        let mut made = make(driver, context, id, primary_of, &mut link.broker);
+        if matches!(made, Err(Unmanaged::Broker(_)))
+            && link.is_dead()
+            && self.await_daemon(&mut link)
+        {
+            made = make(driver, context, id, primary_of, &mut link.broker);
+        }
+        self.note_connection(&link);
         let inserted = match made {
-            Ok(managed) => self.insert(&mut broker, context, managed),
+            Ok(managed) => self.insert(&mut link, context, managed),
             // What cannot be managed now is left alone for good, and not tried at every launch.
             Err(reason) => {
                 let _ = self.table.insert(context, None);
                 Err(reason)
             }
         };
-        drop(broker);
+        if inserted.is_ok() {
+            self.watcher.call_once(watch::start);
+        }
+        drop(link);
         if let Err(reason) = inserted {
             report::unmanaged(&reason);
         }
@@ -141,7 +157,7 @@ impl Contexts {
 
     /// Ends such a call, whether the context has ended or not.
     pub(crate) fn end(&self, ending: Ending, has_ended: bool) {
-        let mut broker = self.lock();
+        let mut link = self.lock();
         match self.table.find(ending.context) {
             Found::Managed(managed) if managed.channel().id() == ending.channel => {
                 if !has_ended {
@@ -152,7 +168,7 @@ impl Contexts {
             // Another thread was here, or the handle belongs to a new context already.
             _ => return,
         }
-        self.dispose(&mut broker, ending.context);
+        self.dispose(&mut link, ending.context);
     }
 
     /// Closes, in a forked child, what the child has of the channels: they are its parent's, and the
@@ -166,6 +182,7 @@ impl Contexts {
         if connection >= 0 {
             close(connection);
         }
+        watch::descriptors().filter(|fd| *fd >= 0).for_each(close);
         for context in self.table.contexts() {
             if let Found::Managed(managed) = self.table.find(context) {
                 for descriptor in managed.channel().descriptors() {
@@ -175,37 +192,65 @@ impl Contexts {
         }
     }
 
-    fn insert(
-        &self,
-        broker: &mut SocketBroker,
-        context: u64,
-        managed: Managed,
-    ) -> Result<(), Unmanaged> {
+    fn insert(&self, link: &mut Link, context: u64, managed: Managed) -> Result<(), Unmanaged> {
         let id = managed.channel().id();
         let inserted = self.table.insert(context, Some(Box::new(managed)));
         if inserted.is_err() {
             // No launch used it.
-            let _ = broker.destroy_channel(id);
+            link.end_channel(id);
         }
         Ok(inserted?)
     }
 
     /// Ends the channel of a context that is gone.
-    fn dispose(&self, broker: &mut SocketBroker, context: u64) {
+    fn dispose(&self, link: &mut Link, context: u64) {
         let Some(managed) = self.table.remove(context, LAST_USE) else {
             return;
         };
         let id = managed.channel().id();
         drop(managed);
-        // A broker that is gone has ended the channel already.
-        let _ = broker.destroy_channel(id);
-        self.connection
-            .store(broker.descriptor().unwrap_or(-1), Ordering::Relaxed);
+        link.end_channel(id);
+        self.note_connection(link);
     }
 
-    fn lock(&self) -> MutexGuard<'_, SocketBroker> {
+    /// If the connection has ended, or `anew`: looks for a daemon, and hands all channels over to it.
+    /// Returns whether there is one.
+    pub(crate) fn reconnect(&self, link: &mut Link, anew: bool) -> bool {
+        if !anew && !link.is_dead() {
+            return true;
+        }
+        let contexts: Vec<_> = self.table.contexts().collect();
+        let channels = contexts
+            .iter()
+            .filter_map(|context| match self.table.find(*context) {
+                Found::Managed(managed) => Some(managed),
+                Found::Unmanaged | Found::Unknown => None,
+            });
+        let reconnected = link.reconnect(channels);
+        self.note_connection(link);
+        reconnected
+    }
+
+    fn await_daemon(&self, link: &mut Link) -> bool {
+        let deadline = Instant::now() + RESTART;
+        while !self.reconnect(link, false) {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(RETRY);
+        }
+        true
+    }
+
+    fn note_connection(&self, link: &Link) {
+        let descriptor = link.broker.descriptor().unwrap_or(-1);
+        self.connection.store(descriptor, Ordering::Relaxed);
+    }
+
+    /// Has the connection for itself. Not for the launch path.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Link> {
         // A panic leaves the broker as it is: at worst its connection counts as broken.
-        self.broker.lock().unwrap_or_else(PoisonError::into_inner)
+        self.link.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -86,13 +86,16 @@ fn restrict(
 ) {
     let ring = managed.ring();
     let gpu = &managed.gpu;
-    let Some(grant) = managed.grant(&local.last) else {
+    let Some(grant) = managed.grant(record.submitted_ns, &local.last) else {
         ring.count(LITHOS_COUNT_UNGRANTED);
         record.flags |= LITHOS_RECORD_UNMANAGED;
         record.tpcs.words = (descriptor.allowed() & gpu.present).bits();
         return;
     };
     record.grant = grant.sequence;
+    if grant.is_fail_static {
+        record.flags |= LITHOS_RECORD_FAIL_STATIC;
+    }
     // A plain grid runs on any TPCs.
     let (mut fitting, mut widened) = (TpcMask::from_bits(grant.tpcs), None);
     if kind != Kind::Grid {

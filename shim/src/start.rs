@@ -4,11 +4,11 @@
 use std::sync::OnceLock;
 
 use lithos_descriptor::hopper;
-use lithos_device::embedded::SocketBroker;
-use lithos_device::{Broker, BrokerError, ForkMark, Identity};
+use lithos_device::{BrokerError, ForkMark, Identity};
 
 use crate::contexts::Contexts;
 use crate::driver::{Driver, DriverError};
+use crate::link::Link;
 use crate::{api, callbacks, clock, config, report};
 
 /// What a managed process has. Never freed: callbacks may run until the process is gone.
@@ -66,13 +66,13 @@ fn try_start(config: &config::Config) -> Result<(), StartError> {
         edits: hopper::edits(),
         driver: driver.build_id(),
     };
-    let broker = attach(config, identity).map_err(|source| StartError::Broker {
+    let link = attach(config, identity).map_err(|source| StartError::Broker {
         partition: config.partition.clone(),
         source,
     })?;
     let shim = SHIM.get_or_init(|| Shim {
         driver,
-        contexts: Contexts::new(broker),
+        contexts: Contexts::new(link),
         mark,
     });
     // SAFETY: the handler makes system calls and touches atomics only, and this library stays.
@@ -88,12 +88,12 @@ fn try_start(config: &config::Config) -> Result<(), StartError> {
     Ok(subscribed?)
 }
 
-fn attach(config: &config::Config, identity: Identity) -> Result<SocketBroker, BrokerError> {
-    let mut broker = SocketBroker::connect(&config.socket)?.with_identity(identity);
-    if broker.attach(&config.partition)?.enforce {
+fn attach(config: &config::Config, identity: Identity) -> Result<Link, BrokerError> {
+    let (link, enforce) = Link::attach(config, identity)?;
+    if enforce {
         report::enforce();
     }
-    Ok(broker)
+    Ok(link)
 }
 
 /// Runs in a forked child, before anything else of the program's does.

@@ -11,5 +11,6 @@ mod life;
 mod live;
 mod load;
 mod operator;
+mod restart;
 mod simulated;
 mod support;

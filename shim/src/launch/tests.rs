@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! Descriptors as an H100's driver makes them, prepared on a channel as a broker makes it.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use lithos_abi::Page;
@@ -501,8 +502,14 @@ fn a_grant_that_cannot_be_read_is_replaced_by_the_last_good_copy() {
     let mut bench = bench("0-3");
     bench.pages.publish(&grant("4-7"));
     bench.launch(&mut plain());
-    // Fail-static is selected, but nobody ever wrote that slot.
-    bench.pages.set_broker(LITHOS_BROKER_FAIL_STATIC, 1);
+    // Who owns the page can open it for writing again, and die while doing so.
+    let [page, ..] = bench.pages.descriptors();
+    let page = std::fs::OpenOptions::new()
+        .write(true)
+        .open(format!("/proc/self/fd/{}", page.as_raw_fd()))
+        .expect("the page");
+    let latest = std::mem::offset_of!(lithos_grant_page, latest) as u64;
+    page.write_all_at(&[0; 8], latest).expect("a word");
     let mut words = plain();
     bench.launch(&mut words);
     assert_eq!(left(&words), mask("4-7"));
@@ -516,6 +523,55 @@ fn a_grant_that_cannot_be_read_is_replaced_by_the_last_good_copy() {
     });
     assert_eq!(fresh, mask("0-3"));
     assert_eq!(bench.count(LITHOS_COUNT_STALE_GRANT), 2);
+}
+
+#[test]
+fn without_a_heartbeat_launches_keep_to_what_is_guaranteed_and_say_so() {
+    let mut bench = bench("0-3");
+    bench.pages.publish_with(&grant("0-7"), &grant("2-3"));
+    bench.pages.heart().beat(1);
+    let mut words = plain();
+    bench.launch(&mut words);
+    assert_eq!(left(&words), mask("2-3"));
+    let record = bench.record(1);
+    assert_eq!(
+        record.flags & LITHOS_RECORD_FAIL_STATIC,
+        LITHOS_RECORD_FAIL_STATIC
+    );
+    assert_eq!(record.grant, 2);
+    bench.pages.heart().beat(u64::MAX);
+    let mut words = plain();
+    bench.launch(&mut words);
+    assert_eq!(left(&words), mask("0-7"));
+    assert_eq!(bench.record(2).flags & LITHOS_RECORD_FAIL_STATIC, 0);
+}
+
+#[test]
+fn a_launch_follows_the_page_that_replaced_the_one_that_its_channel_came_with() {
+    let mut bench = bench("0-3");
+    bench.launch(&mut plain());
+    let [_, ring, arena] = bench.managed.channel().descriptors();
+    let files = [ring, arena].map(|file| file.try_clone().expect("a duplicate"));
+    let terms = *bench.managed.channel().terms();
+    let mut next = pages::adopt(&terms, files, 1000).expect("pages");
+    next.publish(&grant("4-7"));
+    let [page, ..] = next.descriptors();
+    let reply = lithos_channel {
+        reply: lithos_reply::default(),
+        channel: terms.channel,
+        ring_bytes: terms.ring_bytes,
+        arena_bytes: terms.arena_bytes,
+    };
+    let page = vec![page.try_clone_to_owned().expect("a duplicate")];
+    let replaced = bench.managed.channel().replace_grant(&reply, page);
+    replaced.expect("a page");
+    // Whatever the one before still writes.
+    bench.pages.publish(&grant("0-1"));
+    let mut words = plain();
+    bench.launch(&mut words);
+    assert_eq!(left(&words), mask("4-7"));
+    assert_eq!(bench.record(2).grant, 1001);
+    assert_eq!(next.ring().reserved(), 2, "the ring is the same");
 }
 
 #[test]

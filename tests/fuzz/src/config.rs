@@ -44,7 +44,11 @@ fn work_with(config: Config) {
         .iter()
         .flat_map(|p| p.shares.iter().map(|share| share.owned.len()));
     assert!(shares.sum::<u32>() <= 13, "more TPCs than there are");
-    let process = Process { pid: 1, uid: 0 };
+    let process = Process {
+        pid: 1,
+        uid: 0,
+        start_ticks: 0,
+    };
     for name in &wanted {
         let attached = broker.attach(process, Identity::default(), name, START);
         if let Ok((tenant, _)) = attached {

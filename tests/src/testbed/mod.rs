@@ -8,6 +8,7 @@
 mod process;
 
 use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -183,6 +184,32 @@ impl Testbed {
         }
         self.daemon = Some(daemon);
         Ok(())
+    }
+
+    /// Starts another daemon in the place of one that is stopped, with these options, and returns the
+    /// one that was stopped.
+    pub fn replace_daemon(&mut self, options: &[&str]) -> anyhow::Result<Process> {
+        let old = self.daemon.take().context("no daemon was started")?;
+        let socket = self.runtime_directory().join("lithos.sock");
+        let file = |path: &Path| {
+            std::fs::metadata(path)
+                .ok()
+                .map(|file| (file.ino(), file.ctime_nsec()))
+        };
+        let before = file(&socket);
+        let mut command = self.command("lithosd");
+        command
+            .arg("--config")
+            .arg(self.folder.path().join("lithosd.toml"))
+            .args(options);
+        let mut daemon = Process::start("lithosd", &mut command)?;
+        // What answers at the old socket does not answer.
+        until("socket of another lithosd", PATIENCE, || {
+            ensure!(!daemon.has_ended()?, "lithosd ended");
+            Ok((file(&socket) != before).then_some(()))
+        })?;
+        self.daemon = Some(daemon);
+        Ok(old)
     }
 
     /// The daemon, if it was started.

@@ -9,6 +9,7 @@ pub const LITHOS_BUILD_ID_BYTES: u32 = 32;
 pub const LITHOS_PAGE_BYTES: u32 = 4096;
 pub const LITHOS_GRANT_MAGIC: u64 = 8389768944481236073;
 pub const LITHOS_GRANT_HOLD: u32 = 1;
+pub const LITHOS_HEARTBEAT_STALE_NS: u32 = 80000000;
 pub const LITHOS_BROKER_SCHEDULED: u32 = 0;
 pub const LITHOS_BROKER_FAIL_STATIC: u32 = 1;
 pub const LITHOS_BROKER_RETIRED: u32 = 2;
@@ -28,9 +29,13 @@ pub const LITHOS_RECORD_COOPERATIVE: u32 = 4;
 pub const LITHOS_RECORD_WIDENED: u32 = 8;
 pub const LITHOS_RECORD_UNMANAGED: u32 = 16;
 pub const LITHOS_RECORD_VOID: u32 = 32;
+pub const LITHOS_RECORD_FAIL_STATIC: u32 = 64;
 pub const LITHOS_MESSAGE_ATTACH: u32 = 1;
 pub const LITHOS_MESSAGE_CHANNEL_CREATE: u32 = 2;
 pub const LITHOS_MESSAGE_CHANNEL_DESTROY: u32 = 3;
+pub const LITHOS_MESSAGE_RESUME: u32 = 4;
+pub const LITHOS_MESSAGE_CHANNEL_RESUME: u32 = 5;
+pub const LITHOS_MESSAGE_CHANNEL_RESUMED: u32 = 6;
 pub const LITHOS_MESSAGE_REPLY: u32 = 32768;
 pub const LITHOS_ATTACHED_ENFORCE: u32 = 1;
 pub type __u8 = ::core::ffi::c_uchar;
@@ -470,4 +475,63 @@ const _: () = {
         [::core::mem::align_of::<lithos_channel_destroy>() - 8usize];
     ["Offset of field: lithos_channel_destroy::channel"]
         [::core::mem::offset_of!(lithos_channel_destroy, channel) - 0usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub struct lithos_resume {
+    pub version: __u32,
+    pub reserved: __u32,
+    pub tenant: __u64,
+    pub partition: [::core::ffi::c_char; 64usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of lithos_resume"][::core::mem::size_of::<lithos_resume>() - 80usize];
+    ["Alignment of lithos_resume"][::core::mem::align_of::<lithos_resume>() - 8usize];
+    ["Offset of field: lithos_resume::version"]
+        [::core::mem::offset_of!(lithos_resume, version) - 0usize];
+    ["Offset of field: lithos_resume::reserved"]
+        [::core::mem::offset_of!(lithos_resume, reserved) - 4usize];
+    ["Offset of field: lithos_resume::tenant"]
+        [::core::mem::offset_of!(lithos_resume, tenant) - 8usize];
+    ["Offset of field: lithos_resume::partition"]
+        [::core::mem::offset_of!(lithos_resume, partition) - 16usize];
+};
+impl Default for lithos_resume {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq, Eq)]
+pub struct lithos_channel_resume {
+    pub channel: __u64,
+    pub reserved: [__u64; 3usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of lithos_channel_resume"][::core::mem::size_of::<lithos_channel_resume>() - 32usize];
+    ["Alignment of lithos_channel_resume"]
+        [::core::mem::align_of::<lithos_channel_resume>() - 8usize];
+    ["Offset of field: lithos_channel_resume::channel"]
+        [::core::mem::offset_of!(lithos_channel_resume, channel) - 0usize];
+    ["Offset of field: lithos_channel_resume::reserved"]
+        [::core::mem::offset_of!(lithos_channel_resume, reserved) - 8usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq, Eq)]
+pub struct lithos_channel_resumed {
+    pub channel: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of lithos_channel_resumed"][::core::mem::size_of::<lithos_channel_resumed>() - 8usize];
+    ["Alignment of lithos_channel_resumed"]
+        [::core::mem::align_of::<lithos_channel_resumed>() - 8usize];
+    ["Offset of field: lithos_channel_resumed::channel"]
+        [::core::mem::offset_of!(lithos_channel_resumed, channel) - 0usize];
 };

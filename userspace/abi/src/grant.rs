@@ -28,6 +28,8 @@ pub struct Grant {
     pub atom_ns: u64,
     /// Bound on predicted unfinished work in nanoseconds; 0 if there is none.
     pub outstanding_ns: u64,
+    /// Whether it is what holds when nobody schedules. Said by readers.
+    pub is_fail_static: bool,
 }
 
 /// What stays the same while a channel lives.
@@ -135,24 +137,48 @@ impl<'a> GrantReader<'a> {
         Ok(Self { page })
     }
 
-    /// Reads what holds now. `None` if there is no grant yet, or if a writer was in the way each time.
+    /// Reads what the broker says holds now, whether it still lives or not. `None` if there is no grant
+    /// yet, or if a writer was in the way each time.
     pub fn read(&self) -> Option<Grant> {
-        (0..LITHOS_GRANT_TRIES).find_map(|_| self.try_read())
+        // At the beginning of time every heartbeat is fresh.
+        self.read_at(0)
     }
 
-    /// Reads what holds now, in one attempt. `None` if there is no grant yet, or if a writer was in the
-    /// way.
+    /// Reads what holds at a time of the monotonic clock: what the scheduler granted, or, if its
+    /// heartbeat has become too old, what holds without one. `None` as for [`Self::read`].
+    pub fn read_at(&self, now_ns: u64) -> Option<Grant> {
+        (0..LITHOS_GRANT_TRIES)
+            .find_map(|_| self.try_read_at(now_ns))
+            .or_else(|| (0..LITHOS_GRANT_TRIES).find_map(|_| self.try_slot(false)))
+    }
+
+    /// Reads what holds at a time of the monotonic clock, in one attempt. `None` if there is no grant
+    /// yet, or if a writer was in the way.
+    // Always inlined: a grant that is returned through memory is read back in other widths than it was
+    // stored, and that waits (see `words` in `ring.rs`).
+    #[inline(always)]
+    pub fn try_read_at(&self, now_ns: u64) -> Option<Grant> {
+        let state = self.page.word(BROKER).load(SeqCst) & u64::from(LITHOS_BROKER_STATE_MASK);
+        self.try_slot(state == u64::from(LITHOS_BROKER_FAIL_STATIC) || self.is_stale(now_ns))
+    }
+
+    /// Returns whether nobody schedules, as far as a launch at this time of the monotonic clock can
+    /// tell. A scheduler that never beat is not missed.
+    #[inline(always)]
+    pub fn is_stale(&self, now_ns: u64) -> bool {
+        let beat = self.page.word(HEARTBEAT).load(Relaxed);
+        beat != 0 && now_ns.saturating_sub(beat) > u64::from(LITHOS_HEARTBEAT_STALE_NS)
+    }
+
+    /// Reads the latest grant, or the fail-static one.
     ///
     /// The first load of each is sequentially consistent, because the ring's promise (a launch that
     /// reserved its sequence after the scheduler looked follows the new grant) needs the
     /// reservation and these loads in one order. On x86 that costs nothing.
-    // Always inlined: a grant that is returned through memory is read back in other widths than it was
-    // stored, and that waits (see `words` in `ring.rs`).
     #[inline(always)]
-    pub fn try_read(&self) -> Option<Grant> {
-        let state = self.page.word(BROKER).load(SeqCst) & u64::from(LITHOS_BROKER_STATE_MASK);
-        let (at, sequence) = if state == u64::from(LITHOS_BROKER_FAIL_STATIC) {
-            (FAIL_STATIC, self.page.word(FAIL_STATIC).load(Acquire))
+    fn try_slot(&self, is_fail_static: bool) -> Option<Grant> {
+        let (at, sequence) = if is_fail_static {
+            (FAIL_STATIC, self.page.word(FAIL_STATIC).load(SeqCst))
         } else {
             let latest = self.page.word(LATEST).load(SeqCst);
             (slot(latest), latest)
@@ -172,6 +198,7 @@ impl<'a> GrantReader<'a> {
                 .load(Relaxed),
             atom_ns: word(offset_of!(lithos_grant, atom_ns)),
             outstanding_ns: word(offset_of!(lithos_grant, outstanding_ns)),
+            is_fail_static,
         };
         fence(Acquire);
         (slot[0].load(Relaxed) == sequence).then_some(grant)
@@ -215,6 +242,11 @@ impl<'a> GrantReader<'a> {
     }
 }
 
+/// Says in a grant page that its scheduler lives, beside whoever writes the grants.
+pub fn beat(page: &Page<'_>, now_ns: u64) {
+    page.word(HEARTBEAT).store(now_ns, Release);
+}
+
 /// The scheduler's side of a grant page. There is one.
 #[derive(Debug)]
 pub struct GrantWriter<'a> {
@@ -229,6 +261,16 @@ impl<'a> GrantWriter<'a> {
     ///
     /// If the page is shorter than a grant page.
     pub fn create(page: Page<'a>, terms: &Terms) -> Self {
+        Self::create_after(page, terms, 0)
+    }
+
+    /// Writes a page in the place of another one, whose grants had sequences up to `last` at most:
+    /// those of this page are later.
+    ///
+    /// # Panics
+    ///
+    /// If the page is shorter than a grant page.
+    pub fn create_after(page: Page<'a>, terms: &Terms, last: u64) -> Self {
         assert!(page.bytes() >= PAGE, "a grant page has {PAGE} bytes");
         for offset in (0..PAGE).step_by(8) {
             page.word(offset).store(0, Relaxed);
@@ -262,32 +304,32 @@ impl<'a> GrantWriter<'a> {
         }
         page.word(offset_of!(lithos_grant_page, magic))
             .store(LITHOS_GRANT_MAGIC, Release);
-        Self { page, latest: 0 }
+        Self { page, latest: last }
     }
 
-    /// Publishes a grant and returns its sequence. `grant.sequence` is not looked at.
+    /// Publishes a grant all of which holds also when nobody schedules; see [`Self::publish_with`].
+    pub fn publish(&mut self, grant: &Grant) -> u64 {
+        self.publish_with(grant, grant)
+    }
+
+    /// Publishes a grant, and what of it holds when nobody schedules; returns its sequence.
+    /// `sequence` of either is not looked at.
     ///
     /// Ends with a full fence: what is read from the ring afterwards tells which launches may
-    /// still have followed an older grant.
-    pub fn publish(&mut self, grant: &Grant) -> u64 {
+    /// still have followed an older grant, or what was left of one without a scheduler.
+    pub fn publish_with(&mut self, grant: &Grant, fail_static: &Grant) -> u64 {
         let next = self.latest + 1;
         self.write_slot(slot(next), next, grant);
         self.page.word(LATEST).store(next, Release);
+        self.write_slot(FAIL_STATIC, next, fail_static);
         self.latest = next;
         fence(SeqCst);
         next
     }
 
-    /// Writes the grant that holds when nobody schedules.
-    pub fn publish_fail_static(&mut self, grant: &Grant) {
-        let next = self.page.word(FAIL_STATIC).load(Relaxed) + 1;
-        self.write_slot(FAIL_STATIC, next, grant);
-        fence(SeqCst);
-    }
-
     /// Says that the scheduler lives.
     pub fn beat(&self, now_ns: u64) {
-        self.page.word(HEARTBEAT).store(now_ns, Release);
+        beat(&self.page, now_ns);
     }
 
     /// Writes the broker's word: a `LITHOS_BROKER_*` state and the epoch.
@@ -296,7 +338,7 @@ impl<'a> GrantWriter<'a> {
         self.page.word(BROKER).store(word, SeqCst);
     }
 
-    /// Returns the sequence of the latest grant; 0 if there is none.
+    /// Returns the sequence of the latest grant; that before the first if there is none.
     pub fn latest(&self) -> u64 {
         self.latest
     }

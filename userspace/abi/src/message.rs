@@ -62,6 +62,18 @@ message!(
     LITHOS_MESSAGE_CHANNEL_DESTROY,
     |m| m.channel != 0
 );
+message!(lithos_resume, LITHOS_MESSAGE_RESUME, |m| m.reserved == 0
+    && m.tenant != 0
+    && text(&m.partition).is_some());
+message!(lithos_channel_resume, LITHOS_MESSAGE_CHANNEL_RESUME, |m| m
+    .channel
+    != 0
+    && m.reserved == [0; 3]);
+message!(
+    lithos_channel_resumed,
+    LITHOS_MESSAGE_CHANNEL_RESUMED,
+    |m| m.channel != 0
+);
 message!(
     lithos_reply,
     LITHOS_MESSAGE_CHANNEL_DESTROY | LITHOS_MESSAGE_REPLY,

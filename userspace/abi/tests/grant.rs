@@ -40,6 +40,7 @@ fn grant(n: u64) -> Grant {
         flags: u32::try_from(n & 0xffff).expect("16 bits"),
         atom_ns: n.wrapping_mul(3),
         outstanding_ns: n.wrapping_mul(5),
+        is_fail_static: false,
     }
 }
 
@@ -63,12 +64,16 @@ fn the_brokers_word_selects_the_fail_static_grant() {
     let memory = Memory::new(PAGE);
     let mut writer = GrantWriter::create(memory.page(), &terms());
     let reader = GrantReader::new(memory.page()).expect("a grant page");
-    writer.publish_fail_static(&grant(1));
     writer.publish(&grant(1));
-    writer.publish(&grant(2));
+    writer.publish_with(&grant(2), &grant(7));
+    let fail_static = Grant {
+        sequence: 2,
+        is_fail_static: true,
+        ..grant(7)
+    };
     assert_eq!(reader.read(), Some(grant(2)));
     writer.set_broker(LITHOS_BROKER_FAIL_STATIC, 7);
-    assert_eq!(reader.read(), Some(grant(1)));
+    assert_eq!(reader.read(), Some(fail_static));
     writer.set_broker(LITHOS_BROKER_SCHEDULED, 8);
     assert_eq!(reader.read(), Some(grant(2)));
     assert!(!reader.is_retired());
@@ -78,13 +83,52 @@ fn the_brokers_word_selects_the_fail_static_grant() {
 }
 
 #[test]
-fn fail_static_without_such_a_grant_grants_nothing() {
+fn without_a_heartbeat_a_launch_takes_the_fail_static_grant_and_with_one_again_what_is_granted() {
     let memory = Memory::new(PAGE);
     let mut writer = GrantWriter::create(memory.page(), &terms());
-    writer.publish(&grant(1));
-    writer.set_broker(LITHOS_BROKER_FAIL_STATIC, 1);
     let reader = GrantReader::new(memory.page()).expect("a grant page");
-    assert_eq!(reader.read(), None);
+    let stale = u64::from(LITHOS_HEARTBEAT_STALE_NS);
+    writer.publish_with(&grant(1), &grant(3));
+    let is_fail_static = |now| reader.read_at(now).expect("a grant").is_fail_static;
+    assert!(
+        !is_fail_static(u64::MAX),
+        "whoever never beat is not missed"
+    );
+    writer.beat(1000);
+    assert!(
+        !is_fail_static(500),
+        "a clock that lags is not a dead scheduler"
+    );
+    assert!(!is_fail_static(1000 + stale));
+    assert!(is_fail_static(1001 + stale));
+    writer.beat(1001 + stale);
+    assert!(!is_fail_static(1001 + stale));
+    assert!(reader.is_stale(u64::MAX), "and so on for ever");
+}
+
+#[test]
+fn grants_of_a_page_that_replaces_another_are_later_than_its() {
+    let memory = Memory::new(PAGE);
+    let mut writer = GrantWriter::create_after(memory.page(), &terms(), 41);
+    let reader = GrantReader::new(memory.page()).expect("a grant page");
+    assert_eq!(reader.read(), None, "nothing is granted yet");
+    assert_eq!(writer.publish(&grant(42)), 42);
+    assert_eq!(reader.read(), Some(grant(42)));
+}
+
+#[test]
+fn fail_static_without_such_a_grant_is_what_was_granted() {
+    let memory = Memory::new(PAGE);
+    let mut writer = GrantWriter::create(memory.page(), &terms());
+    let reader = GrantReader::new(memory.page()).expect("a grant page");
+    writer.publish(&grant(1));
+    // A writer died within the slot, and does not beat any more.
+    writer.beat(1);
+    let slot = std::mem::offset_of!(lithos_grant_page, fail_static);
+    memory.page().word(slot).store(0, Relaxed);
+    assert_eq!(reader.read_at(u64::MAX), Some(grant(1)));
+    writer.set_broker(LITHOS_BROKER_FAIL_STATIC, 1);
+    assert_eq!(reader.read(), Some(grant(1)));
 }
 
 #[test]

@@ -61,6 +61,17 @@ fn every_message_comes_back_and_nothing_shorter_or_longer_does() {
         arena_bytes: 0,
     });
     comes_back(lithos_channel_destroy { channel: 9 });
+    comes_back(lithos_resume {
+        version: LITHOS_ABI_VERSION,
+        reserved: 0,
+        tenant: 3,
+        partition: set_text("inference"),
+    });
+    comes_back(lithos_channel_resume {
+        channel: 9,
+        reserved: [0; 3],
+    });
+    comes_back(lithos_channel_resumed { channel: 9 });
     comes_back(reply(0, ""));
 }
 

@@ -19,6 +19,13 @@ pub trait Broker: Send {
     /// grant. `context` is the tenant's own name for the context.
     fn create_channel(&mut self, gpu: [u8; 16], context: u64) -> Result<Channel, BrokerError>;
 
+    /// Makes this process again the tenant that it was under the broker before.
+    fn resume(&mut self, tenant: u64, partition: &str) -> Result<Attached, BrokerError>;
+
+    /// Hands over a channel of the broker before. From when this returns all its launches follow grants
+    /// of this one.
+    fn resume_channel(&mut self, channel: &Channel) -> Result<(), BrokerError>;
+
     /// Gives a channel back.
     fn destroy_channel(&mut self, id: u64) -> Result<(), BrokerError>;
 }

@@ -9,6 +9,8 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use lithos_abi::arena::{Stamps, region};
 use lithos_abi::bindings::*;
@@ -19,15 +21,21 @@ use memmap2::{Advice, MmapOptions, MmapRaw};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
 use nix::sys::stat::fstat;
+use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 
 use crate::address;
 
 /// Why the pages that a broker sent are not those of a channel.
 #[derive(Debug, thiserror::Error)]
 pub enum ChannelError {
-    /// Not three descriptors: grant page, ring, arena.
-    #[error("a channel has 3 descriptors, not {0}")]
-    Descriptors(usize),
+    /// Not as many descriptors as there should be: grant page, ring and arena, or a grant page.
+    #[error("{wanted} descriptors should have come with the channel, not {found}")]
+    Descriptors {
+        /// How many came.
+        found: usize,
+        /// How many should have.
+        wanted: usize,
+    },
     /// A page could not be looked at or mapped.
     #[error("the {page} cannot be mapped")]
     Map {
@@ -45,6 +53,12 @@ pub enum ChannelError {
         wanted: u64,
         /// Bytes found.
         found: u64,
+    },
+    /// A page is not made of ordinary memory.
+    #[error("the {page} is no file in memory")]
+    Kind {
+        /// Which.
+        page: &'static str,
     },
     /// A page could shrink while it is mapped.
     #[error("the {page} is not sealed against shrinking")]
@@ -66,40 +80,62 @@ pub enum ChannelError {
 /// A channel. The maps end with it; the broker has to be told separately.
 #[derive(Debug)]
 pub struct Channel {
-    // These three look into the maps below, which never change: their lifetime is this channel's,
-    // and the accessors say so.
-    grant: GrantReader<'static>,
+    /// The grant page that holds, one of `pages`.
+    grant: AtomicPtr<GrantPage>,
+    /// All grant pages that ever held, because a launch may be reading one. Each has a place of its own,
+    /// which `grant` points to.
+    #[expect(
+        clippy::vec_box,
+        reason = "a list that grows would move what it holds itself"
+    )]
+    pages: Mutex<Vec<Box<GrantPage>>>,
+    // These look into maps of this value, which never change: their lifetime is this channel's, and
+    // the accessors say so.
     ring: RingWriter<'static>,
     arena: Option<Arena>,
     terms: Terms,
-    _maps: [MmapRaw; 2],
+    _ring_map: MmapRaw,
+    /// The grant page that the channel came with, and what a broker needs that takes it over: ring and
+    /// arena.
     descriptors: [OwnedFd; 3],
 }
 
-impl Channel {
-    /// Maps the pages of a channel: grant page, ring, arena.
-    pub fn map(reply: &lithos_channel, descriptors: Vec<OwnedFd>) -> Result<Self, ChannelError> {
-        let descriptors: [OwnedFd; 3] = descriptors
-            .try_into()
-            .map_err(|found: Vec<_>| ChannelError::Descriptors(found.len()))?;
-        let [grant_fd, ring_fd, arena_fd] = &descriptors;
-        check("grant page", grant_fd, u64::from(LITHOS_PAGE_BYTES))?;
-        check("ring", ring_fd, reply.ring_bytes)?;
-        check("arena", arena_fd, reply.arena_bytes)?;
+/// A grant page, mapped.
+#[derive(Debug)]
+struct GrantPage {
+    // Looks into the map below.
+    reader: GrantReader<'static>,
+    _map: MmapRaw,
+}
 
-        let grant_map = MmapOptions::new()
+impl GrantPage {
+    fn map(descriptor: &OwnedFd) -> Result<Self, ChannelError> {
+        check("grant page", descriptor, u64::from(LITHOS_PAGE_BYTES))?;
+        let map = MmapOptions::new()
             .populate()
-            .map_raw_read_only(grant_fd)
+            .map_raw_read_only(descriptor)
             .and_then(not_in_children)
             .map_err(|source| ChannelError::Map {
                 page: "grant page",
                 source,
             })?;
-        // SAFETY: 1. the map has page alignment, cannot shrink (checked above) and lives in the
-        // channel beside what is made of this view; a `GrantReader` writes nothing. 2. nobody else
+        // SAFETY: 1. the map has page alignment, cannot shrink (checked above) and lives in the value
+        // returned beside what is made of this view; a `GrantReader` writes nothing. 2. nobody else
         // in this process knows it.
-        let grant = GrantReader::new(unsafe { view(&grant_map) })?;
-        let terms = grant.terms();
+        let reader = GrantReader::new(unsafe { view(&map) })?;
+        Ok(Self { reader, _map: map })
+    }
+}
+
+impl Channel {
+    /// Maps the pages of a channel: grant page, ring, arena.
+    pub fn map(reply: &lithos_channel, descriptors: Vec<OwnedFd>) -> Result<Self, ChannelError> {
+        let descriptors: [OwnedFd; 3] = exactly(descriptors)?;
+        let [grant_fd, ring_fd, arena_fd] = &descriptors;
+        check("ring", ring_fd, reply.ring_bytes)?;
+        check("arena", arena_fd, reply.arena_bytes)?;
+        let page = Box::new(GrantPage::map(grant_fd)?);
+        let terms = page.reader.terms();
         check_terms(reply, &terms)?;
 
         let ring_map = MmapOptions::new()
@@ -110,17 +146,41 @@ impl Channel {
                 page: "ring",
                 source,
             })?;
-        // SAFETY: as above; this map is writable.
+        // SAFETY: as in `GrantPage::map`; this map is writable.
         let ring = RingWriter::create(unsafe { view(&ring_map) }, terms.records)?;
         let arena = Arena::map(arena_fd, &terms)?;
         Ok(Self {
-            grant,
+            grant: AtomicPtr::new((&raw const *page).cast_mut()),
+            pages: Mutex::new(vec![page]),
             ring,
             arena,
             terms,
-            _maps: [grant_map, ring_map],
+            _ring_map: ring_map,
             descriptors,
         })
+    }
+
+    /// Maps the grant page that a broker gives a channel which it has taken over, and has it hold for
+    /// all launches that reserve their sequences from now on.
+    pub fn replace_grant(
+        &self,
+        reply: &lithos_channel,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), ChannelError> {
+        let [descriptor] = exactly(descriptors)?;
+        let page = Box::new(GrantPage::map(&descriptor)?);
+        let terms = page.reader.terms();
+        check_terms(reply, &terms)?;
+        if terms != self.terms {
+            return Err(ChannelError::Terms("part that never changes"));
+        }
+        let holds = (&raw const *page).cast_mut();
+        // A panic elsewhere leaves a list of pages.
+        let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        pages.push(page);
+        // Sequentially consistent, as a launch's reservation and its load of this are.
+        self.grant.store(holds, Ordering::SeqCst);
+        Ok(())
     }
 
     /// Returns the channel's id, with its generation.
@@ -133,10 +193,11 @@ impl Channel {
         &self.terms
     }
 
-    /// Returns the grant page.
+    /// Returns the grant page that holds.
     #[inline]
     pub fn grant(&self) -> GrantReader<'_> {
-        self.grant
+        // SAFETY: this is one of `pages`, which are boxed, not changed and never taken out.
+        unsafe { &*self.grant.load(Ordering::SeqCst) }.reader
     }
 
     /// Returns the ring.
@@ -151,7 +212,7 @@ impl Channel {
         self.arena.as_ref()
     }
 
-    /// Returns the descriptors of grant page, ring and arena.
+    /// Returns the descriptors of grant page (the first one), ring and arena.
     pub fn descriptors(&self) -> &[OwnedFd; 3] {
         &self.descriptors
     }
@@ -225,7 +286,22 @@ impl Drop for Arena {
     }
 }
 
-fn check(page: &'static str, descriptor: &OwnedFd, wanted: u64) -> Result<(), ChannelError> {
+fn exactly<const N: usize>(descriptors: Vec<OwnedFd>) -> Result<[OwnedFd; N], ChannelError> {
+    descriptors
+        .try_into()
+        .map_err(|found: Vec<_>| ChannelError::Descriptors {
+            found: found.len(),
+            wanted: N,
+        })
+}
+
+/// Looks at a file that another process made: that it is memory, has the size that it should have, and
+/// cannot shrink.
+pub(crate) fn check(
+    page: &'static str,
+    descriptor: &OwnedFd,
+    wanted: u64,
+) -> Result<(), ChannelError> {
     let error = |errno: nix::Error| ChannelError::Map {
         page,
         source: errno.into(),
@@ -239,9 +315,14 @@ fn check(page: &'static str, descriptor: &OwnedFd, wanted: u64) -> Result<(), Ch
             found,
         });
     }
+    // No file but one in memory knows seals.
     let seals = fcntl(descriptor, FcntlArg::F_GET_SEALS).map_err(error)?;
     if !SealFlag::from_bits_truncate(seals).contains(SealFlag::F_SEAL_SHRINK) {
         return Err(ChannelError::Seals { page });
+    }
+    // Huge pages can be sealed, too, but there may be none when they are touched.
+    if fstatfs(descriptor).map_err(error)?.filesystem_type() != TMPFS_MAGIC {
+        return Err(ChannelError::Kind { page });
     }
     Ok(())
 }

@@ -16,7 +16,9 @@ use lithos_abi::message::{Message, PACKET_BYTES_MAX, decode, encode, set_text, t
 use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::sys::socket::sockopt::SendTimeout;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket};
+use nix::sys::socket::{
+    AddressFamily, Shutdown, SockFlag, SockType, UnixAddr, connect, setsockopt, shutdown, socket,
+};
 use nix::sys::time::TimeVal;
 
 use crate::{Attached, Broker, BrokerError, Channel, Identity, packet};
@@ -99,18 +101,52 @@ impl SocketBroker {
         self.socket.as_ref().map(AsRawFd::as_raw_fd)
     }
 
+    /// Ends the connection; whoever else holds the descriptor, to wait on it, sees it end.
+    pub fn close(&mut self) {
+        if let Some(socket) = self.socket.take() {
+            // It may have ended already.
+            let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
+        }
+    }
+
     /// Sends a request and receives its reply.
     fn call<Q: Message, A: Message>(
         &mut self,
         request: &Q,
         limit: Duration,
     ) -> Result<(A, Vec<OwnedFd>), BrokerError> {
-        let socket = self.socket.take().ok_or(BrokerError::Closed)?;
-        let answer = exchange(socket.as_fd(), &encode(request), limit)?;
-        let reply = decode(&answer.packet)?;
-        // Only a connection on which nothing went wrong is used again.
-        self.socket = Some(socket);
-        Ok((reply, answer.descriptors))
+        self.call_with(request, &[], limit)
+    }
+
+    /// Sends a request with descriptors and receives its reply.
+    fn call_with<Q: Message, A: Message>(
+        &mut self,
+        request: &Q,
+        descriptors: &[BorrowedFd<'_>],
+        limit: Duration,
+    ) -> Result<(A, Vec<OwnedFd>), BrokerError> {
+        let socket = self.socket.as_ref().ok_or(BrokerError::Closed)?;
+        let called = exchange(socket.as_fd(), &encode(request), descriptors, limit)
+            .and_then(|answer| Ok((decode(&answer.packet)?, answer.descriptors)));
+        if called.is_err() {
+            // Only a connection on which nothing went wrong is used again.
+            self.close();
+        }
+        called
+    }
+
+    fn attached(
+        called: Result<(lithos_attached, Vec<OwnedFd>), BrokerError>,
+    ) -> Result<Attached, BrokerError> {
+        let (reply, _) = called?;
+        granted(&reply.reply)?;
+        if reply.version != LITHOS_ABI_VERSION {
+            return Err(BrokerError::Version(reply.version));
+        }
+        Ok(Attached {
+            tenant: reply.tenant,
+            enforce: reply.flags & LITHOS_ATTACHED_ENFORCE != 0,
+        })
     }
 }
 
@@ -126,15 +162,36 @@ impl Broker for SocketBroker {
         if partition.is_empty() || text(&request.partition).as_deref() != Some(partition) {
             return Err(BrokerError::Name(partition.to_owned()));
         }
-        let (reply, _) = self.call::<_, lithos_attached>(&request, self.soon)?;
+        Self::attached(self.call(&request, self.soon))
+    }
+
+    fn resume(&mut self, tenant: u64, partition: &str) -> Result<Attached, BrokerError> {
+        let request = lithos_resume {
+            version: LITHOS_ABI_VERSION,
+            reserved: 0,
+            tenant,
+            partition: set_text(partition),
+        };
+        Self::attached(self.call(&request, self.soon))
+    }
+
+    fn resume_channel(&mut self, channel: &Channel) -> Result<(), BrokerError> {
+        let request = lithos_channel_resume {
+            channel: channel.id(),
+            reserved: [0; 3],
+        };
+        let [_, ring, arena] = channel.descriptors();
+        let handed_over = [ring.as_fd(), arena.as_fd()];
+        let (reply, descriptors) =
+            self.call_with::<_, lithos_channel>(&request, &handed_over, self.soon)?;
         granted(&reply.reply)?;
-        if reply.version != LITHOS_ABI_VERSION {
-            return Err(BrokerError::Version(reply.version));
-        }
-        Ok(Attached {
-            tenant: reply.tenant,
-            enforce: reply.flags & LITHOS_ATTACHED_ENFORCE != 0,
-        })
+        channel.replace_grant(&reply, descriptors)?;
+        // Now, and not before: the broker takes it that later launches follow the new page.
+        let request = lithos_channel_resumed {
+            channel: channel.id(),
+        };
+        let (reply, _) = self.call::<_, lithos_reply>(&request, self.soon)?;
+        granted(&reply)
     }
 
     fn create_channel(&mut self, gpu: [u8; 16], context: u64) -> Result<Channel, BrokerError> {
@@ -163,6 +220,7 @@ struct Answer {
 fn exchange(
     socket: BorrowedFd<'_>,
     request: &[u8],
+    descriptors: &[BorrowedFd<'_>],
     limit: Duration,
 ) -> Result<Answer, BrokerError> {
     let deadline = Instant::now() + limit;
@@ -172,7 +230,7 @@ fn exchange(
         _ => BrokerError::Io(error),
     };
     until(socket, PollFlags::POLLOUT, deadline, || {
-        packet::send(socket, request, &[])
+        packet::send(socket, request, descriptors)
     })
     .map_err(error)?;
     let mut buffer = vec![0; PACKET_BYTES_MAX];

@@ -46,6 +46,19 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(size)
 }
 
+/// Returns the first four bytes of the packet that would be received next, as a number: the type of its
+/// message. A shorter packet has 0.
+pub fn peek(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut head = [0; 4];
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
+    let size = retry(|| recv(socket.as_raw_fd(), &mut head, flags))?;
+    Ok(if size == head.len() {
+        u32::from_le_bytes(head)
+    } else {
+        0
+    })
+}
+
 /// Receives one packet as [`receive`] does, and the descriptors that come with it.
 pub fn receive_with_descriptors(
     socket: BorrowedFd<'_>,

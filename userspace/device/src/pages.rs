@@ -3,7 +3,10 @@
 //!
 //! Three memfds, which cannot change their size. The grant page belongs to the broker: mode 0600,
 //! and what a tenant gets is a read-only descriptor, which only the owner could open again for
-//! writing. It is not sealed against writing, or a restarted broker could not take it over.
+//! writing.
+//!
+//! A broker that starts takes over the channels of the one before ([`adopt`]): ring and arena are then
+//! what a process hands over and says they are, so they are looked at like any stranger's.
 
 use std::ffi::CStr;
 use std::fs::{File, Permissions};
@@ -11,15 +14,19 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use lithos_abi::Page;
 use lithos_abi::arena::{Stamps, region};
 use lithos_abi::bindings::{LITHOS_PAGE_BYTES, LITHOS_REGION_STAMPS};
-use lithos_abi::grant::{Grant, GrantWriter, Terms};
+use lithos_abi::grant::{Grant, GrantWriter, Terms, beat};
 use lithos_abi::ring::{RingError, RingReader};
-use memmap2::MmapRaw;
+use memmap2::{MmapOptions, MmapRaw};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+
+use crate::ChannelError;
+use crate::channel::check;
 
 /// Why there are no pages.
 #[derive(Debug, thiserror::Error)]
@@ -38,9 +45,12 @@ pub enum PagesError {
     /// The terms put the stamps outside of the arena.
     #[error("the region of stamps does not lie in the arena")]
     Stamps,
+    /// What was handed over cannot be what it is said to be.
+    #[error(transparent)]
+    HandedOver(#[from] ChannelError),
 }
 
-/// The three pages of one channel, made and mapped.
+/// The three pages of one channel, made or taken over, and mapped.
 #[derive(Debug)]
 pub struct Pages {
     // These look into the maps below, which never change: their lifetime is this value's, and the
@@ -48,17 +58,46 @@ pub struct Pages {
     grant: GrantWriter<'static>,
     ring: RingReader<'static>,
     stamps: Stamps<'static>,
-    _maps: [MmapRaw; 3],
+    grant_page: Page<'static>,
+    grant_map: Arc<MmapRaw>,
+    _maps: [MmapRaw; 2],
     grant_descriptor: OwnedFd,
-    ring_descriptor: File,
-    arena_descriptor: File,
+    ring_descriptor: OwnedFd,
+    arena_descriptor: OwnedFd,
+}
+
+/// Where a scheduler says that it lives; keeps its page mapped.
+#[derive(Clone, Debug)]
+pub struct Heart {
+    // Looks into the map below.
+    page: Page<'static>,
+    _map: Arc<MmapRaw>,
+}
+
+impl Heart {
+    /// Says so; the time is the monotonic clock's. Any thread may.
+    pub fn beat(&self, now_ns: u64) {
+        beat(&self.page, now_ns);
+    }
 }
 
 /// Makes the pages of a channel, and writes the grant page: no grant yet.
 pub fn create(terms: &Terms) -> Result<Pages, PagesError> {
-    let grant = memfd(c"lithos-grant", u64::from(LITHOS_PAGE_BYTES)).map_err(io("grant page"))?;
     let ring = memfd(c"lithos-ring", terms.ring_bytes).map_err(io("ring"))?;
     let arena = memfd(c"lithos-arena", terms.arena_bytes).map_err(io("arena"))?;
+    map(terms, ring.into(), arena.into(), 0)
+}
+
+/// Takes over the ring and the arena of a channel whose broker has ended, and makes a new grant page
+/// for it, whose grants come after `last`.
+pub fn adopt(terms: &Terms, [ring, arena]: [OwnedFd; 2], last: u64) -> Result<Pages, PagesError> {
+    check("ring", &ring, terms.ring_bytes)?;
+    check("arena", &arena, terms.arena_bytes)?;
+    map(terms, ring, arena, last)
+}
+
+fn map(terms: &Terms, ring: OwnedFd, arena: OwnedFd, last: u64) -> Result<Pages, PagesError> {
+    let grant = memfd(c"lithos-grant", u64::from(LITHOS_PAGE_BYTES)).map_err(io("grant page"))?;
     grant
         .set_permissions(Permissions::from_mode(0o600))
         .map_err(io("grant page"))?;
@@ -66,11 +105,14 @@ pub fn create(terms: &Terms) -> Result<Pages, PagesError> {
         File::open(format!("/proc/self/fd/{}", grant.as_raw_fd())).map_err(io("grant page"))?;
 
     let grant_map = MmapRaw::map_raw(&grant).map_err(io("grant page"))?;
-    let ring_map = MmapRaw::map_raw(&ring).map_err(io("ring"))?;
-    let arena_map = MmapRaw::map_raw(&arena).map_err(io("arena"))?;
-    // SAFETY: 1. maps have page alignment, these are writable, the files cannot shrink (sealed in
-    // `memfd`), and they live in the value returned, beside what is made of these views. 2. nobody
-    // else in this process knows them.
+    let read = |page, descriptor: &OwnedFd| {
+        let map = MmapOptions::new().map_raw_read_only(descriptor);
+        map.map_err(io(page))
+    };
+    let (ring_map, arena_map) = (read("ring", &ring)?, read("arena", &arena)?);
+    // SAFETY: 1. maps have page alignment, the grant page's is writable and nothing writes to the
+    // others, the files cannot shrink (sealed in `memfd`, or checked by `adopt`), and the maps live in
+    // the value returned, beside what is made of these views. 2. nobody else in this process knows them.
     let [grant_page, ring_page, arena_page] =
         [&grant_map, &ring_map, &arena_map].map(|map| unsafe { view(map) });
     let stamps = region(&arena_page, &terms.regions, LITHOS_REGION_STAMPS)
@@ -79,9 +121,11 @@ pub fn create(terms: &Terms) -> Result<Pages, PagesError> {
         .ok_or(PagesError::Stamps)?;
     Ok(Pages {
         ring: RingReader::new(ring_page, terms.records)?,
-        grant: GrantWriter::create(grant_page, terms),
+        grant: GrantWriter::create_after(grant_page, terms, last),
         stamps,
-        _maps: [grant_map, ring_map, arena_map],
+        grant_page,
+        grant_map: Arc::new(grant_map),
+        _maps: [ring_map, arena_map],
         grant_descriptor: read_only.into(),
         ring_descriptor: ring,
         arena_descriptor: arena,
@@ -113,14 +157,17 @@ impl Pages {
         self.grant.publish(grant)
     }
 
-    /// See [`GrantWriter::publish_fail_static`].
-    pub fn publish_fail_static(&mut self, grant: &Grant) {
-        self.grant.publish_fail_static(grant);
+    /// See [`GrantWriter::publish_with`].
+    pub fn publish_with(&mut self, grant: &Grant, fail_static: &Grant) -> u64 {
+        self.grant.publish_with(grant, fail_static)
     }
 
-    /// See [`GrantWriter::beat`].
-    pub fn beat(&self, now_ns: u64) {
-        self.grant.beat(now_ns);
+    /// Returns where to say that the scheduler lives.
+    pub fn heart(&self) -> Heart {
+        Heart {
+            page: self.grant_page,
+            _map: Arc::clone(&self.grant_map),
+        }
     }
 
     /// See [`GrantWriter::set_broker`].

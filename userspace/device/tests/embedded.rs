@@ -421,7 +421,10 @@ fn a_channel_without_its_three_sealed_pages_is_refused() {
     );
     assert!(matches!(
         two,
-        Err(BrokerError::Channel(ChannelError::Descriptors(2)))
+        Err(BrokerError::Channel(ChannelError::Descriptors {
+            found: 2,
+            wanted: 3
+        }))
     ));
 
     let swapped = create_with(

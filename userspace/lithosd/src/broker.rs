@@ -10,11 +10,15 @@
 //!                          |
 //!                          +--- grant_wait is over ---> refused
 //! ```
+//!
+//! Channels that a daemon before this one handed out come in another way: see `takeover.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::BorrowedFd;
 
+use lithos_abi::arena::Counts;
 use lithos_abi::bindings::*;
+use lithos_abi::grant::Terms;
 use lithos_abi::message::reply;
 use lithos_device::Identity;
 use lithos_device::pages::{self, Pages};
@@ -23,18 +27,23 @@ use lithos_policy::{
     TpcState,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::config::Config;
+use crate::estate::{Estate, Will};
 use crate::gpu::{Gpu, Unfit, format_uuid};
 use crate::grant::terms;
+use crate::heartbeat::Hearts;
 use crate::ledger::Ledger;
 use crate::operator::Partitions;
 use crate::selftest::Verdict;
+use crate::takeover::{Left, attached_flags};
 
 /// How often rings are looked at while a drain is awaited.
 const POLL_AWAITED: Nanos = Nanos(500_000);
 /// How often rings are looked at while something moves in them.
 const POLL_MOVING: Nanos = Nanos(10_000_000);
-/// How often rings are looked at otherwise. It is also how old a heartbeat may become.
+/// How often rings are looked at otherwise.
 const POLL_IDLE: Nanos = Nanos(15_000_000);
 /// Refusals that are all logged.
 const REFUSALS_LOGGED: u64 = 100;
@@ -51,12 +60,15 @@ pub struct Broker {
     pub(crate) partitions: Partitions,
     pub(crate) tenants: BTreeMap<TenantId, Tenant>,
     pub(crate) channels: BTreeMap<ChannelId, Channel>,
+    pub(crate) hearts: Hearts,
+    /// Where it is kept what the next daemon has to know.
+    pub(crate) will: Option<Will>,
     pub(crate) problems: Vec<String>,
     pub(crate) refused: u64,
     /// Ids count up and are never used again: each is its own generation, so that a stale one names
     /// nobody.
-    last_tenant: u64,
-    last_channel: u64,
+    pub(crate) last_tenant: u64,
+    pub(crate) last_channel: u64,
     pub(crate) answers: Vec<Answer>,
     pub(crate) next_poll: Option<Nanos>,
 }
@@ -68,15 +80,21 @@ pub(crate) struct Tenant {
     pub(crate) identity: Identity,
     pub(crate) partition: String,
     pub(crate) channels: BTreeSet<ChannelId>,
+    /// Channels of a daemon before that the process has not handed over yet.
+    pub(crate) left: BTreeMap<ChannelId, Left>,
+    /// It was a tenant of the daemon before and has not come back yet.
+    pub(crate) is_absent: bool,
 }
 
 /// Whose process a tenant is, by the kernel's word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     /// Its id.
     pub pid: i32,
     /// Its user.
     pub uid: u32,
+    /// When it started, in clock ticks of the machine: with the id, a name that is not used again.
+    pub start_ticks: u64,
 }
 
 /// One CUDA context of a tenant.
@@ -89,8 +107,23 @@ pub(crate) struct Channel {
     pub(crate) granted: TpcSet,
     pub(crate) pages: Pages,
     pub(crate) ledger: Ledger,
+    pub(crate) counts: Counts,
+    /// How it came here.
+    pub(crate) arrival: Arrival,
     /// Until when the first grant is waited for; none once it is there.
     pub(crate) waits_until: Option<Nanos>,
+}
+
+/// How a channel came to this daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    /// This daemon made it.
+    Made,
+    /// The tenant has handed it over, and may still follow the grant page of the daemon before;
+    /// `awaits`: a drain is to be awaited once it does not.
+    HandedOver { awaits: bool },
+    /// It was taken over.
+    TakenOver,
 }
 
 /// The end of a wait for a first grant.
@@ -136,6 +169,18 @@ impl Broker {
         partitions: Partitions,
         now: Nanos,
     ) -> Self {
+        Self::succeeding(config, gpus, unfit, partitions, None, now)
+    }
+
+    /// A broker that goes on from what one before it left.
+    pub(crate) fn succeeding(
+        config: Config,
+        gpus: Vec<Gpu>,
+        unfit: Vec<Unfit>,
+        partitions: Partitions,
+        estate: Option<Estate>,
+        now: Nanos,
+    ) -> Self {
         let linger = u64::try_from(config.linger.as_nanos()).unwrap_or(u64::MAX);
         let mut broker = Self {
             config,
@@ -147,6 +192,8 @@ impl Broker {
             partitions,
             tenants: BTreeMap::new(),
             channels: BTreeMap::new(),
+            hearts: Hearts::default(),
+            will: None,
             problems: Vec::new(),
             refused: 0,
             last_tenant: 0,
@@ -162,7 +209,10 @@ impl Broker {
             }
         }
         broker.note_unmanaged();
+        let estate = estate.unwrap_or_default();
+        broker.inherit_partitions(&estate, now);
         broker.load_partitions(now);
+        broker.inherit(estate, now);
         for problem in &broker.problems {
             tracing::error!("{problem}");
         }
@@ -199,11 +249,11 @@ impl Broker {
             let text = format!("there is no partition {partition:?}; there is: {known}");
             return Err(Refused::new(libc::ENOENT, text));
         };
-        let flags = if known.enforce {
-            LITHOS_ATTACHED_ENFORCE
-        } else {
-            0
-        };
+        let flags = attached_flags(known);
+        // A process that attaches anew has begun anew: what it was before is gone (it has called exec).
+        for tenant in self.absent_tenants_of(process) {
+            self.end_tenant(tenant, "its process has begun anew", now);
+        }
         let limit = self.config.tenants_max;
         if self.tenants.len() >= limit {
             let text = format!("there are {limit} tenants, the most that limits.tenants allows");
@@ -220,13 +270,15 @@ impl Broker {
         if let Err(why) = self.step(now, event) {
             return Err(Refused::new(libc::ENOENT, why));
         }
-        let Process { pid, uid } = process;
+        let Process { pid, uid, .. } = process;
         tracing::info!(%tenant, pid, uid, partition, "tenant attached");
         let state = Tenant {
             process,
             identity,
             partition: partition.into(),
             channels: BTreeSet::new(),
+            left: BTreeMap::new(),
+            is_absent: false,
         };
         self.tenants.insert(tenant, state);
         Ok((tenant, flags))
@@ -239,6 +291,7 @@ impl Broker {
         request: &lithos_channel_create,
         now: Nanos,
     ) -> Result<(), Refused> {
+        self.give_up_left(tenant, request.context, now);
         let Some(state) = self.tenants.get(&tenant) else {
             return Err(Refused::new(libc::ENOTCONN, "the tenant has ended"));
         };
@@ -279,7 +332,8 @@ impl Broker {
         let oversize = oversize.unwrap_or_default();
         self.last_channel += 1;
         let channel = ChannelId(self.last_channel);
-        let terms = terms(&self.config, gpu, channel.0, oversize);
+        let counts = self.config.regions;
+        let terms = terms(counts, gpu, channel.0, oversize);
         let gpu_id = GpuId(gpu.index);
         let ledger = Ledger::new(terms.records, gpu.board.tpcs.all());
         let pages = match pages::create(&terms) {
@@ -298,12 +352,11 @@ impl Broker {
             granted: TpcSet::EMPTY,
             pages,
             ledger,
+            counts,
+            arrival: Arrival::Made,
             waits_until: Some(now.after(Nanos(wait))),
         };
-        self.channels.insert(channel, state);
-        if let Some(state) = self.tenants.get_mut(&tenant) {
-            state.channels.insert(channel);
-        }
+        self.insert_channel(channel, state, now);
         let event = Event::ChannelOpened {
             channel,
             tenant,
@@ -328,7 +381,7 @@ impl Broker {
         let own = self
             .tenants
             .get(&tenant)
-            .is_some_and(|state| state.channels.contains(&id));
+            .is_some_and(|state| state.channels.contains(&id) || state.left.contains_key(&id));
         if !own {
             let text = format!("channel {channel} is none of this process");
             return Err(Refused::new(libc::ENOENT, text));
@@ -343,7 +396,8 @@ impl Broker {
             return;
         };
         let pid = state.process.pid;
-        for channel in state.channels.clone() {
+        let channels = state.channels.iter().chain(state.left.keys());
+        for channel in channels.copied().collect::<Vec<_>>() {
             self.close_channel(channel, now);
         }
         self.tenants.remove(&tenant);
@@ -352,21 +406,22 @@ impl Broker {
         self.sweep_run_partitions(now);
     }
 
-    /// Returns the reply to a channel's creation, and the descriptors that go with it.
-    pub fn channel_reply(&self, id: ChannelId) -> Option<(lithos_channel, [BorrowedFd<'_>; 3])> {
+    /// Returns the reply to a channel's creation or handing over, and the descriptors that go with it.
+    pub fn channel_reply(&self, id: ChannelId) -> Option<(lithos_channel, Vec<BorrowedFd<'_>>)> {
         let channel = self.channels.get(&id)?;
-        let gpu = self
-            .gpus
-            .iter()
-            .find(|gpu| GpuId(gpu.index) == channel.gpu)?;
-        let terms = terms(&self.config, gpu, id.0, channel.oversize);
+        let terms = Terms::sized(channel.counts);
         let message = lithos_channel {
             reply: reply(0, ""),
             channel: id.0,
             ring_bytes: terms.ring_bytes,
             arena_bytes: terms.arena_bytes,
         };
-        Some((message, channel.pages.descriptors()))
+        let [grant, ring, arena] = channel.pages.descriptors();
+        let descriptors = match channel.arrival {
+            Arrival::Made => vec![grant, ring, arena],
+            Arrival::HandedOver { .. } | Arrival::TakenOver => vec![grant],
+        };
+        Some((message, descriptors))
     }
 
     /// Returns the waits for a first grant that have ended since the last call.
@@ -376,9 +431,7 @@ impl Broker {
 
     /// Does what is due: says that the scheduler lives, looks at the rings, ends waits.
     pub fn turn(&mut self, now: Nanos) {
-        for channel in self.channels.values() {
-            channel.pages.beat(now.0);
-        }
+        self.hearts.turned(now);
         if self.scheduler.next_deadline().is_some_and(|due| due <= now) {
             self.step_quietly(now, Event::Tick);
         }
@@ -500,13 +553,17 @@ impl Broker {
         format!("{waited}: launches have not completed on {transit}; see lithos status")
     }
 
-    fn close_channel(&mut self, id: ChannelId, now: Nanos) {
-        let Some(channel) = self.channels.get_mut(&id) else {
-            return;
+    pub(crate) fn close_channel(&mut self, id: ChannelId, now: Nanos) {
+        let outstanding = match self.channels.get_mut(&id) {
+            Some(channel) if matches!(channel.arrival, Arrival::HandedOver { .. }) => true,
+            Some(channel) => {
+                let (ring, stamps) = (channel.pages.ring(), channel.pages.stamps());
+                channel.ledger.poll(&ring, &stamps);
+                !channel.ledger.is_idle()
+            }
+            // Nobody could look at what it launched.
+            None => true,
         };
-        let (ring, stamps) = (channel.pages.ring(), channel.pages.stamps());
-        channel.ledger.poll(&ring, &stamps);
-        let outstanding = !channel.ledger.is_idle();
         self.forget_channel(id);
         let event = Event::ChannelClosed {
             channel: id,
@@ -515,12 +572,23 @@ impl Broker {
         self.step_quietly(now, event);
     }
 
+    pub(crate) fn insert_channel(&mut self, id: ChannelId, channel: Channel, now: Nanos) {
+        self.hearts.add(id, channel.pages.heart(), now);
+        if let Some(tenant) = self.tenants.get_mut(&channel.tenant) {
+            tenant.left.remove(&id);
+            tenant.channels.insert(id);
+        }
+        self.channels.insert(id, channel);
+    }
+
     fn forget_channel(&mut self, id: ChannelId) {
+        self.hearts.remove(id);
         if let Some(channel) = self.channels.remove(&id) {
             channel.pages.set_broker(LITHOS_BROKER_RETIRED, 0);
-            if let Some(tenant) = self.tenants.get_mut(&channel.tenant) {
-                tenant.channels.remove(&id);
-            }
+        }
+        for tenant in self.tenants.values_mut() {
+            tenant.channels.remove(&id);
+            tenant.left.remove(&id);
         }
     }
 

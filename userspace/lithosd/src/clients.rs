@@ -13,7 +13,7 @@ use std::os::unix::net::UnixStream;
 use lithos_policy::Nanos;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
-use crate::broker::Broker;
+use crate::broker::{Broker, Process};
 use crate::control::{Failure, FailureKind, LINE_BYTES_MAX, Reply, Request};
 use crate::listener::Listener;
 use crate::peer::Peer;
@@ -297,8 +297,8 @@ impl Desk<'_> {
                 tpcs,
                 class,
                 enforce,
-            } => self.run(peer, now, |broker, pid| {
-                broker.create_run_partition(pid, tpcs, class, enforce, now)
+            } => self.run(peer, now, |broker, owner| {
+                broker.create_run_partition(owner, tpcs, class, enforce, now)
             }),
             Request::Status => {
                 let daemon = self.facts.status(now, self.broker);
@@ -312,11 +312,11 @@ impl Desk<'_> {
         &mut self,
         peer: &Peer,
         now: Nanos,
-        create: impl FnOnce(&mut Broker, i32) -> Result<String, Failure>,
+        create: impl FnOnce(&mut Broker, Process) -> Result<String, Failure>,
     ) -> Result<Reply, Failure> {
         let watched = peer.clone_pidfd();
         let pidfd = watched.map_err(|error| Failure::new(FailureKind::Failed, error))?;
-        let name = create(self.broker, peer.process.pid)?;
+        let name = create(self.broker, peer.process)?;
         self.owners.push((pidfd, name.clone()));
         let joined = self.joined(&name);
         if joined.is_err() {

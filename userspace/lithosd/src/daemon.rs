@@ -6,33 +6,36 @@
 //! waits nothing blocks.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::Write;
+use std::error::Error;
+use std::fs::{self, Permissions};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use lithos_abi::bindings::LITHOS_ABI_VERSION;
-use lithos_policy::Nanos;
-use nix::fcntl::{Flock, FlockArg};
+use lithos_abi::bindings::{LITHOS_ABI_VERSION, LITHOS_HEARTBEAT_STALE_NS};
+use lithos_policy::{Nanos, TenantId};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
-use nix::time::clock_gettime;
 
 use crate::broker::Broker;
 use crate::clients::{Clients, Desk, Group};
+use crate::clock::now;
 use crate::config::{Config, MpsEnable};
 use crate::discover;
+use crate::estate::{self, EstateError, Will};
 use crate::gpu::{Gpu, Machine, Unfit};
 use crate::listener::Listener;
+use crate::lock::Locks;
+pub use crate::lock::TakeOver;
 use crate::operator::Partitions;
+use crate::peer;
 use crate::selftest::{self, Proof, Subject, Verdict};
 use crate::status::{DaemonStatus, MpsStatus};
 use crate::store::Store;
@@ -81,17 +84,20 @@ struct Daemon {
     clients: Clients,
     owners: BTreeMap<u64, (OwnedFd, String)>,
     owners_seen: u64,
+    /// Processes that were tenants of the daemon before and may come back.
+    absent: BTreeMap<u64, OwnedFd>,
+    locks: Locks,
+    /// When the loop last went round.
+    turned: Nanos,
 }
 
 /// Runs the daemon until it is told to end. The machine is what NVML says, or what the caller makes up.
-pub fn run(config: Config, machine: Option<Machine>) -> anyhow::Result<()> {
+pub fn run(config: Config, machine: Option<Machine>, take_over: TakeOver) -> anyhow::Result<()> {
     let run_dir = &config.runtime_directory;
     make_directory(run_dir)?;
     make_directory(&config.state_directory)?;
-    let _locks = [
-        lock(run_dir, "lithosd.lock", "runtime_directory")?,
-        lock(&config.state_directory, "state.lock", "state_directory")?,
-    ];
+    make_directory(&estate::folder(run_dir))?;
+    let locks = Locks::take(run_dir, &config.state_directory, take_over)?;
     raise_descriptor_limit();
     let without_driver = machine.is_some();
     let machine = match machine {
@@ -104,9 +110,16 @@ pub fn run(config: Config, machine: Option<Machine>) -> anyhow::Result<()> {
         let tpcs = gpu.board.tpcs.total();
         tracing::info!(index, name, uuid = gpu.board.uuid, tpcs, "GPU");
     }
-    let mut daemon = Daemon::new(config, &machine, gpus, unfit)?;
+    let mut daemon = Daemon::new(config, &machine, gpus, unfit, locks)?;
     let pid = std::process::id();
-    tracing::info!(pid, socket = daemon.facts.broker_socket, "lithosd is ready");
+    let absent = daemon.broker.absent_tenants().count();
+    let socket = &daemon.facts.broker_socket;
+    tracing::info!(
+        pid,
+        socket,
+        tenants_to_come_back = absent,
+        "lithosd is ready"
+    );
     daemon.serve()?;
     daemon.broker.leave();
     tracing::info!("lithosd ends; tenants keep their guarantees");
@@ -119,8 +132,10 @@ impl Daemon {
         machine: &Machine,
         gpus: Vec<Gpu>,
         unfit: Vec<Unfit>,
+        mut locks: Locks,
     ) -> anyhow::Result<Self> {
         let now = now();
+        let run_dir = config.runtime_directory.clone();
         let store = Store::open(&config.state_directory)?;
         let facts = Facts {
             broker_socket: config.broker_socket().display().to_string(),
@@ -145,11 +160,31 @@ impl Daemon {
             let listener = Listener::bind(path, kind, &epoll);
             listener.with_context(|| format!("cannot listen at {}", path.display()))
         };
-        let tenants = Tenants::new(listen(&config.broker_socket(), Kind::TenantListener)?);
-        let clients = listen(&config.control_socket(), Kind::ClientListener)?;
         let partitions = Partitions::new(config.partitions.clone(), store);
-        Ok(Self {
-            broker: Broker::new(config, gpus, unfit, partitions, now),
+        let (broker_socket, control_socket) = (config.broker_socket(), config.control_socket());
+        let (estate, problem) = match locks.before.map(|pid| Will::of(&run_dir, pid).read()) {
+            Some(Ok(estate)) => (estate, None),
+            Some(Err(error)) => (None, Some(unknown_tenants(&error))),
+            None => (None, None),
+        };
+        let mut broker = Broker::succeeding(config, gpus, unfit, partitions, estate, now);
+        broker.problems.extend(problem);
+        // What this daemon leaves holds from when it has signed its lock.
+        let will = Will::of(&run_dir, std::process::id());
+        broker.make_will(will);
+        locks.sign().context("cannot sign the lock")?;
+        if let Err(error) = Will::of(&run_dir, std::process::id()).remove_others() {
+            tracing::warn!("cannot tidy up what daemons before have left: {error}");
+        }
+        broker
+            .hearts
+            .start()
+            .context("cannot start the heartbeat")?;
+        // Only now may tenants find the way.
+        let tenants = Tenants::new(listen(&broker_socket, Kind::TenantListener)?);
+        let clients = listen(&control_socket, Kind::ClientListener)?;
+        let mut daemon = Self {
+            broker,
             epoll,
             timer,
             signals,
@@ -158,27 +193,76 @@ impl Daemon {
             clients: Clients::new(clients, group),
             owners: BTreeMap::new(),
             owners_seen: 0,
-        })
+            absent: BTreeMap::new(),
+            locks,
+            turned: now,
+        };
+        daemon.watch_left(now);
+        Ok(daemon)
+    }
+
+    /// Watches the processes that the daemon before has left: those of its tenants, until they come back,
+    /// and those that it made partitions for.
+    fn watch_left(&mut self, now: Nanos) {
+        for (tenant, process) in self.broker.absent_tenants().collect::<Vec<_>>() {
+            let event = EpollEvent::new(
+                EpollFlags::EPOLLIN,
+                Token {
+                    kind: Kind::Absent,
+                    number: tenant.0,
+                }
+                .into(),
+            );
+            match peer::watch(process) {
+                Ok(Some(pidfd)) if self.epoll.add(&pidfd, event).is_ok() => {
+                    self.absent.insert(tenant.0, pidfd);
+                }
+                Ok(None) => self.broker.end_absent(tenant, now),
+                // It keeps what it has until it comes back.
+                Ok(Some(_)) | Err(_) => {
+                    tracing::error!(
+                        pid = process.pid,
+                        "cannot watch a tenant of the daemon before"
+                    );
+                }
+            }
+        }
+        for (name, process) in self.broker.run_owners() {
+            match peer::watch(process) {
+                Ok(Some(pidfd)) => self.watch_owner(pidfd, name, now),
+                Ok(None) | Err(_) => self.broker.end_run_owner(&name, now),
+            }
+        }
     }
 
     fn serve(&mut self) -> anyhow::Result<()> {
         let mut events = [EpollEvent::empty(); EVENTS];
         loop {
-            self.turn();
+            self.turn()?;
             self.arm()?;
             let count = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
                 Ok(count) => count,
                 Err(nix::Error::EINTR) => continue,
                 Err(error) => return Err(error).context("cannot wait for events"),
             };
+            self.look_around()?;
             for event in &events[..count] {
                 if !self.take(Token::from(event.data()))? {
                     return Ok(());
                 }
                 // After each, so that no number of peers can delay what is due, or the heartbeat.
-                self.turn();
+                self.turn()?;
             }
         }
+    }
+
+    /// After a time in which it could be taken for dead, looks whether somebody has taken over.
+    fn look_around(&mut self) -> anyhow::Result<()> {
+        let slept = now().0.saturating_sub(self.turned.0);
+        if slept > u64::from(LITHOS_HEARTBEAT_STALE_NS) && !self.locks.hold() {
+            bail!("another lithosd has taken over; this one, which was stopped or hung, ends");
+        }
+        Ok(())
     }
 
     /// Takes in one event, and returns whether to go on.
@@ -214,6 +298,10 @@ impl Daemon {
                     self.watch_owner(pidfd, name, now);
                 }
             }
+            Kind::Absent => {
+                self.absent.remove(&number);
+                self.broker.end_absent(TenantId(number), now);
+            }
             Kind::RunOwner => {
                 if let Some((_, name)) = self.owners.remove(&number) {
                     self.broker.end_run_owner(&name, now);
@@ -237,14 +325,17 @@ impl Daemon {
     }
 
     /// Does what is due.
-    fn turn(&mut self) {
+    fn turn(&mut self) -> anyhow::Result<()> {
+        self.look_around()?;
         let now = now();
+        self.turned = now;
         self.broker.turn(now);
         self.tenants.turn(&mut self.broker, &self.epoll, now);
         self.clients.turn(&self.epoll, now);
         let answers = self.broker.take_answers();
         self.tenants
             .deliver(answers, &mut self.broker, &self.epoll, now);
+        Ok(())
     }
 
     /// Sets the timer to what is due next.
@@ -264,13 +355,6 @@ impl Daemon {
     }
 }
 
-/// The time, on a clock that does not go back.
-fn now() -> Nanos {
-    let time = clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
-    let time = time.map(Duration::from).unwrap_or_default();
-    Nanos(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
-}
-
 /// Makes a directory that all can look into, if it is missing.
 fn make_directory(path: &Path) -> anyhow::Result<()> {
     if path.is_dir() {
@@ -281,35 +365,13 @@ fn make_directory(path: &Path) -> anyhow::Result<()> {
     made.with_context(|| format!("cannot make the directory {}", path.display()))
 }
 
-/// Takes the lock that says that a directory is this daemon's. Without one on the runtime directory
-/// tenants would find either of two daemons, without one on the state directory each would undo the
-/// partitions of the other. Nobody else may open the file, or they could take the lock, too.
-fn lock(directory: &Path, name: &str, key: &str) -> anyhow::Result<Flock<File>> {
-    let path = directory.join(name);
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(&path);
-    let file = file.with_context(|| format!("cannot open {}", path.display()))?;
-    let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => lock,
-        Err((_, nix::Error::EWOULDBLOCK)) => {
-            let pid = fs::read_to_string(&path).unwrap_or_default();
-            bail!(
-                "lithosd runs already on {} (process {}); stop it, or use another {key}",
-                directory.display(),
-                pid.trim()
-            )
-        }
-        Err((_, error)) => {
-            return Err(error).with_context(|| format!("cannot lock {}", path.display()));
-        }
-    };
-    lock.set_len(0)?;
-    writeln!(lock, "{}", std::process::id())?;
-    Ok(lock)
+fn unknown_tenants(error: &EstateError) -> String {
+    let cause = error.source().map(|cause| format!(": {cause}"));
+    format!(
+        "tenants of the daemon before are not taken over, and may use TPCs of others until they are \
+         restarted: {error}{}",
+        cause.unwrap_or_default()
+    )
 }
 
 /// Lets the daemon have as many descriptors as the system allows: each tenant takes two, each channel

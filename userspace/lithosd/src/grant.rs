@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! Where the policy's commands become words in grant pages and waits in ledgers.
 //!
-//! The order is what makes it safe: a grant is published, which ends in a full fence; then `reserved`
-//! is read, so that the ledger knows which launches may have followed an older grant.
+//! The order is what makes it safe: what follows is kept for the next daemon; a grant is published, with
+//! what is left of it when nobody schedules, which ends in a full fence; then `reserved` is read, so that
+//! the ledger knows which launches may have followed an older grant.
 
 use std::collections::VecDeque;
 
+use lithos_abi::arena::Counts;
 use lithos_abi::bindings::*;
 use lithos_abi::grant::{Grant, Terms};
 use lithos_policy::{
     ChannelId, Command, Event, GpuId, Nanos, Oversize, Refusal, Revision, TpcSet, tpcs_for_cluster,
 };
 
-use crate::broker::{Answer, Broker, Channel};
-use crate::config::Config;
+use crate::broker::{Answer, Arrival, Broker};
 use crate::gpu::Gpu;
 
 impl Broker {
@@ -28,6 +29,8 @@ impl Broker {
     pub(crate) fn step(&mut self, now: Nanos, event: Event) -> Result<(), Refusal> {
         let mut commands = VecDeque::new();
         self.scheduler.step(now, event, &mut commands);
+        // Before anybody can use what is granted now.
+        self.keep_estate();
         let mut answer = Ok(());
         for command in commands {
             match command {
@@ -35,9 +38,7 @@ impl Broker {
                 Command::Refuse { why, .. } => answer = Err(why),
                 Command::Grant(grant) => self.publish(grant.channel, grant.revision, grant.tpcs),
                 Command::AwaitDrain { channel, revision } => {
-                    if let Some(channel) = self.channels.get_mut(&channel) {
-                        channel.ledger.await_drain(revision);
-                    }
+                    self.await_drain(channel, revision);
                     self.next_poll = Some(now);
                 }
             }
@@ -46,15 +47,19 @@ impl Broker {
     }
 
     /// Writes a grant, for now and for the time when nobody schedules.
-    fn publish(&mut self, id: ChannelId, revision: Revision, tpcs: TpcSet) {
+    pub(crate) fn publish(&mut self, id: ChannelId, revision: Revision, tpcs: TpcSet) {
         let fail_static = self.fail_static(id, tpcs);
         let Some(channel) = self.channels.get_mut(&id) else {
+            // Not handed over yet: it is told then.
             return;
         };
-        let sequence = channel.pages.publish(&words(tpcs));
-        let reserved = channel.pages.ring().reserved();
+        let sequence = (channel.pages).publish_with(&words(tpcs), &words(fail_static));
+        // Until a channel is taken over its launches may follow another page.
+        let reserved = match channel.arrival {
+            Arrival::HandedOver { .. } => u64::MAX,
+            Arrival::Made | Arrival::TakenOver => channel.pages.ring().reserved(),
+        };
         channel.ledger.granted(sequence, revision, tpcs, reserved);
-        channel.pages.publish_fail_static(&words(fail_static));
         channel.granted = tpcs;
         tracing::debug!(channel = %id, grant = sequence, %tpcs, "granted");
         if channel.waits_until.take().is_some() {
@@ -67,20 +72,12 @@ impl Broker {
 
     /// Writes anew what the channels of a partition may use when nobody schedules.
     pub(crate) fn refresh_fail_static(&mut self, partition: &str) {
-        let of = |channel: &Channel| self.tenants.get(&channel.tenant).map(|t| &t.partition);
-        let channels = self.channels.iter();
-        let ids: Vec<ChannelId> = channels
-            .filter(|(_, channel)| of(channel).is_some_and(|name| name == partition))
-            .map(|(&id, _)| id)
+        let grants: Vec<_> = (self.scheduler.channels())
+            .filter(|view| view.partition.as_str() == partition)
+            .filter_map(|view| view.grant)
             .collect();
-        for id in ids {
-            let Some(tpcs) = self.channels.get(&id).map(|channel| channel.granted) else {
-                continue;
-            };
-            let fail_static = self.fail_static(id, tpcs);
-            if let Some(channel) = self.channels.get_mut(&id) {
-                channel.pages.publish_fail_static(&words(fail_static));
-            }
+        for grant in grants {
+            self.publish(grant.channel, grant.revision, grant.tpcs);
         }
     }
 
@@ -110,7 +107,7 @@ fn words(tpcs: TpcSet) -> Grant {
 }
 
 /// The terms of a channel.
-pub(crate) fn terms(config: &Config, gpu: &Gpu, channel: u64, oversize: Oversize) -> Terms {
+pub(crate) fn terms(counts: Counts, gpu: &Gpu, channel: u64, oversize: Oversize) -> Terms {
     let mut terms = Terms {
         channel,
         gpu_index: gpu.index,
@@ -120,7 +117,7 @@ pub(crate) fn terms(config: &Config, gpu: &Gpu, channel: u64, oversize: Oversize
         },
         tpc_sms: gpu.board.tpc_sms,
         present: gpu.board.tpcs.all().words(),
-        ..Terms::sized(config.regions)
+        ..Terms::sized(counts)
     };
     for tpc in gpu.board.tpcs.tpcs() {
         let alone = u8::try_from(LITHOS_GPC_ALONE).unwrap_or(u8::MAX);

@@ -25,8 +25,9 @@ use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
 use lithos_abi::arena::Stamps;
 use lithos_abi::bindings::{
-    LITHOS_RECORD_GRAPH_NODE, LITHOS_RECORD_STAMPED, LITHOS_RECORD_UNMANAGED, LITHOS_RECORD_VOID,
-    LITHOS_RECORD_WIDENED,
+    LITHOS_COUNT_GRAPH_NODES, LITHOS_COUNT_OVERRUN, LITHOS_COUNT_UNSTAMPED,
+    LITHOS_RECORD_FAIL_STATIC, LITHOS_RECORD_GRAPH_NODE, LITHOS_RECORD_STAMPED,
+    LITHOS_RECORD_UNMANAGED, LITHOS_RECORD_VOID, LITHOS_RECORD_WIDENED,
 };
 use lithos_abi::lithos_record;
 use lithos_abi::ring::{Read, RingReader};
@@ -63,6 +64,8 @@ pub struct Ledger {
     completed_of: BTreeMap<u64, u64>,
     /// For each TPC, the first launch on it whose completion cannot be known.
     unknowable: BTreeMap<u8, Unknowable>,
+    /// Grants up to this one are those of a daemon before.
+    inherited: u64,
     grants: VecDeque<Granted>,
     awaits: Vec<Await>,
     operators: HashSet<Operator>,
@@ -90,6 +93,12 @@ pub struct Totals {
     pub stale: u64,
     /// Launches that name a grant too old to be checked.
     pub unchecked: u64,
+    /// Launches that followed a grant of a daemon before.
+    #[serde(default)]
+    pub inherited: u64,
+    /// Launches that found nobody who schedules, and kept to what holds then.
+    #[serde(default)]
+    pub fail_static: u64,
     /// CTAs of the largest cluster.
     pub cluster_ctas: u32,
     /// The time of the latest launch, by the tenant's clock.
@@ -188,11 +197,37 @@ impl Ledger {
             outstanding: BTreeMap::new(),
             completed_of: BTreeMap::new(),
             unknowable: BTreeMap::new(),
+            inherited: 0,
             grants: VecDeque::new(),
             awaits: Vec::new(),
             operators: HashSet::new(),
             totals: Totals::default(),
         }
+    }
+
+    /// The ledger of a channel that a daemon before this one handed out, and whose grants had sequences
+    /// up to `last` at most. `held` are the TPCs that its launches may be running on.
+    ///
+    /// What the ring still holds is read as always. Of what it does not hold any more, a launch with a
+    /// stamp has completed, because its place was taken; if the tenant counts other launches, one of
+    /// them may have been there, and may be running on any TPC held.
+    pub fn inherit(ring: &RingReader<'_>, present: TpcSet, held: TpcSet, last: u64) -> Self {
+        let records = ring.records();
+        let mut ledger = Self::new(records, present);
+        ledger.inherited = last;
+        let forgotten = ring.reserved().saturating_sub(u64::from(records));
+        ledger.next = forgotten.saturating_add(1);
+        let others: u64 = [
+            LITHOS_COUNT_UNSTAMPED,
+            LITHOS_COUNT_OVERRUN,
+            LITHOS_COUNT_GRAPH_NODES,
+        ]
+        .into_iter()
+        .fold(0, |sum, counter| sum.saturating_add(ring.counter(counter)));
+        if forgotten > 0 && others > 0 {
+            ledger.give_up(held, Unknowable::Lost(forgotten));
+        }
+        ledger
     }
 
     /// Takes note of a grant that was just published, and of `reserved` as read after that.
@@ -206,6 +241,14 @@ impl Ledger {
             tpcs,
             reserved,
         });
+    }
+
+    /// Takes note that launches after this one follow the grants of this daemon: those that were published
+    /// before with `reserved` not known, which is [`u64::MAX`].
+    pub fn taken_over(&mut self, reserved: u64) {
+        for grant in &mut self.grants {
+            grant.reserved = grant.reserved.min(reserved);
+        }
     }
 
     /// Asks to be told when no launch under a grant older than this one uses TPCs beyond it.
@@ -411,6 +454,13 @@ impl Ledger {
     fn check_mask(&mut self, sequence: u64, record: &lithos_record, tpcs: TpcSet) {
         if record.flags & LITHOS_RECORD_UNMANAGED != 0 {
             self.totals.unmanaged += 1;
+            return;
+        }
+        if record.flags & LITHOS_RECORD_FAIL_STATIC != 0 {
+            self.totals.fail_static += 1;
+        }
+        if (1..=self.inherited).contains(&record.grant) {
+            self.totals.inherited += 1;
             return;
         }
         let named = self.grants.iter().position(|g| g.sequence == record.grant);

@@ -6,21 +6,26 @@
 //!                          session.rs   +--> broker.rs ---------+
 //!   lithos  --STREAM-----> clients.rs --+    operator.rs        +--> grant.rs: grant pages
 //!                                            report.rs          +--> ledger.rs: rings and stamps
+//!                                            takeover.rs        +--> estate.rs: for the next daemon
 //!                 daemon.rs: one thread, one place that waits
 //! ```
 
 pub mod board;
 pub mod broker;
 pub mod clients;
+mod clock;
 pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod discover;
+mod estate;
 pub mod file;
 pub mod gpu;
 mod grant;
+mod heartbeat;
 pub mod ledger;
 mod listener;
+mod lock;
 pub mod operator;
 pub mod partition;
 pub mod peer;
@@ -29,5 +34,6 @@ pub mod selftest;
 pub mod session;
 pub mod status;
 pub mod store;
+mod takeover;
 mod tenants;
 mod token;

@@ -4,7 +4,7 @@
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -21,11 +21,14 @@ const BACKLOG: i32 = 128;
 /// How long to leave the socket alone when the kernel has no descriptors left.
 const PAUSE: Nanos = Nanos(100_000_000);
 
-/// A listening socket.
+/// A listening socket. Tenants look at the path for a daemon that takes over, so the socket appears there
+/// only when it listens.
 #[derive(Debug)]
 pub(crate) struct Listener {
     socket: UnixListener,
     path: PathBuf,
+    /// Which file at the path is its own.
+    file: (u64, u64),
     kind: Kind,
     paused_until: Option<Nanos>,
     accepted: u64,
@@ -39,19 +42,25 @@ impl Listener {
             Kind::TenantListener => SockType::SeqPacket,
             _ => SockType::Stream,
         };
-        match fs::remove_file(path) {
+        let mut new = path.as_os_str().to_owned();
+        new.push(".new");
+        let new = PathBuf::from(new);
+        match fs::remove_file(&new) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let fd: OwnedFd = socket(AddressFamily::Unix, style, flags, None)?;
-        bind(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
-        fs::set_permissions(path, Permissions::from_mode(0o666))?;
+        bind(fd.as_raw_fd(), &UnixAddr::new(&new)?)?;
+        fs::set_permissions(&new, Permissions::from_mode(0o666))?;
         listen(&fd, Backlog::new(BACKLOG)?)?;
+        fs::rename(&new, path)?;
+        let file = identity(path)?;
         // The type only lends its `accept`, which is the same for all kinds of Unix sockets.
         let listener = Self {
             socket: fd.into(),
             path: path.into(),
+            file,
             kind,
             paused_until: None,
             accepted: 0,
@@ -117,8 +126,17 @@ impl Listener {
     }
 }
 
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let file = fs::symlink_metadata(path)?;
+    Ok((file.dev(), file.ino()))
+}
+
 impl Drop for Listener {
     fn drop(&mut self) {
+        // Another daemon may have taken over.
+        if identity(&self.path).ok() != Some(self.file) {
+            return;
+        }
         if let Err(error) = fs::remove_file(&self.path) {
             tracing::warn!("cannot remove {}: {error}", self.path.display());
         }

@@ -8,15 +8,17 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use lithosd::board::Board;
 use lithosd::config::{Config, DEFAULT_PATH};
+use lithosd::daemon::{self, TakeOver};
 use lithosd::gpu::Machine;
-use lithosd::{daemon, discover, selftest};
+use lithosd::{discover, selftest};
 use tracing_subscriber::EnvFilter;
 
 /// Shares GPUs between processes in partitions of TPCs.
 ///
 /// Tenants, which are CUDA programs started with `lithos run`, connect to broker.sock in the runtime
 /// directory; the command `lithos` connects to lithos.sock there. One daemon serves one runtime
-/// directory. When it ends, tenants keep the TPCs that their partitions guarantee.
+/// directory. When it ends, however it does, tenants keep the TPCs that their partitions guarantee; the
+/// next one takes them over.
 ///
 /// It logs to standard error, a line each. SIGTERM and SIGINT end it.
 #[derive(Debug, Parser)]
@@ -29,6 +31,15 @@ struct Cli {
     /// Only say whether the configuration is right.
     #[arg(long)]
     check_config: bool,
+
+    /// If another lithosd holds the runtime directory and does not answer, kill it and go on in its place.
+    /// Tenants are taken over, as after any restart.
+    #[arg(long)]
+    take_over: bool,
+
+    /// With --take-over: do not kill it, as if that could not be done.
+    #[arg(long, hide = true, requires = "take_over")]
+    spare: bool,
 
     /// Do not ask NVML for GPUs, but make them up from the topologies in the state directory.
     #[arg(long, hide = true)]
@@ -99,7 +110,12 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     } else {
         None
     };
-    daemon::run(config, machine)
+    let take_over = match (cli.take_over, cli.spare) {
+        (false, _) => TakeOver::Never,
+        (true, false) => TakeOver::FromDead,
+        (true, true) => TakeOver::SpareIt,
+    };
+    daemon::run(config, machine, take_over)
 }
 
 fn load(path: &Path) -> anyhow::Result<Config> {

@@ -7,8 +7,9 @@
 
 use lithos_policy::{Event, Nanos, PartitionSpec};
 
-use crate::broker::Broker;
+use crate::broker::{Broker, Process};
 use crate::control::{Failure, FailureKind};
+use crate::estate::{Estate, LeftPartition};
 use crate::partition::{ClassWord, EntryError, PartitionChange, PartitionEntry};
 use crate::status::OriginStatus;
 use crate::store::Store;
@@ -32,7 +33,12 @@ pub(crate) struct Known {
 pub(crate) enum Origin {
     Configuration,
     Command,
-    Run { pid: i32, ended: bool },
+    Run {
+        owner: Process,
+        ended: bool,
+    },
+    /// The daemon before had it, with tenants, and nobody names it any more: it goes with them.
+    Left,
 }
 
 impl Partitions {
@@ -78,7 +84,8 @@ impl From<Origin> for OriginStatus {
         match origin {
             Origin::Configuration => Self::Configuration,
             Origin::Command => Self::Command,
-            Origin::Run { pid, .. } => Self::Run { pid },
+            Origin::Run { owner, .. } => Self::Run { pid: owner.pid },
+            Origin::Left => Self::Left,
         }
     }
 }
@@ -90,6 +97,68 @@ impl From<EntryError> for Failure {
 }
 
 impl Broker {
+    /// Gives the policy the partitions of the daemon before that neither configuration nor store names.
+    /// They come first, because their tenants run.
+    pub(crate) fn inherit_partitions(&mut self, estate: &Estate, now: Nanos) {
+        let named = self.partitions.store.combine(&self.partitions.configured);
+        for LeftPartition { entry, owner } in &estate.partitions {
+            let name = &entry.name;
+            if named.iter().any(|entry| entry.name == *name) {
+                continue;
+            }
+            let told = self
+                .spec(entry)
+                .and_then(|spec| self.tell_policy(spec, now));
+            if let Err(why) = told {
+                let problem = format!("partition {name}, which has tenants, is left out: {why}");
+                self.problems.push(problem);
+                continue;
+            }
+            let origin = match *owner {
+                Some(owner) => Origin::Run {
+                    owner,
+                    ended: false,
+                },
+                None => {
+                    self.problems.push(format!(
+                        "partition {name} is not configured any more; it goes when its tenants have"
+                    ));
+                    Origin::Left
+                }
+            };
+            self.partitions.put(entry.clone(), origin);
+        }
+    }
+
+    /// Returns the partitions that tenants need, for the next daemon.
+    pub(crate) fn left_partitions(&self) -> Vec<LeftPartition> {
+        let needed = self.partitions.known.iter().filter_map(|known| {
+            let owner = match known.origin {
+                Origin::Run { owner, .. } => Some(owner),
+                Origin::Configuration | Origin::Command | Origin::Left => None,
+            };
+            let mut tenants = self.tenants.values();
+            let has_tenants = tenants.any(|tenant| tenant.partition == known.entry.name);
+            (owner.is_some() || has_tenants).then(|| LeftPartition {
+                entry: known.entry.clone(),
+                owner,
+            })
+        });
+        needed.collect()
+    }
+
+    /// Returns the processes that partitions were made for and that have not ended.
+    pub(crate) fn run_owners(&self) -> Vec<(String, Process)> {
+        let owner = |known: &Known| match known.origin {
+            Origin::Run {
+                owner,
+                ended: false,
+            } => Some((known.entry.name.clone(), owner)),
+            _ => None,
+        };
+        self.partitions.known.iter().filter_map(owner).collect()
+    }
+
     /// Gives the policy the partitions of configuration and store.
     pub(crate) fn load_partitions(&mut self, now: Nanos) {
         let entries = self.partitions.store.combine(&self.partitions.configured);
@@ -148,7 +217,7 @@ impl Broker {
         let spec = self.spec(&entry)?;
         self.tell_policy(spec, now)?;
         let origin = match origin {
-            Origin::Run { .. } => origin,
+            Origin::Run { .. } | Origin::Left => origin,
             Origin::Configuration | Origin::Command => {
                 if let Err(error) = self.partitions.store.set(entry.clone()) {
                     self.untell_policy(name, Some(&old), now);
@@ -159,6 +228,7 @@ impl Broker {
         };
         tracing::info!(partition = name, "partition changed");
         self.partitions.put(entry, origin);
+        self.keep_estate();
         self.refresh_fail_static(name);
         Ok(())
     }
@@ -169,7 +239,7 @@ impl Broker {
         let event = Event::PartitionDeleted(entry.checked_name()?);
         self.step(now, event)
             .map_err(|why| Failure::new(FailureKind::Refused, why))?;
-        if !matches!(origin, Origin::Run { .. })
+        if !matches!(origin, Origin::Run { .. } | Origin::Left)
             && let Err(error) = self.partitions.store.delete(name)
         {
             self.untell_policy(name, Some(&entry), now);
@@ -177,13 +247,14 @@ impl Broker {
         }
         tracing::info!(partition = name, "partition deleted");
         self.partitions.remove(name);
+        self.keep_estate();
         Ok(())
     }
 
     /// Makes a partition for a process, and returns its name.
     pub fn create_run_partition(
         &mut self,
-        pid: i32,
+        owner: Process,
         tpcs: u32,
         class: ClassWord,
         enforce: bool,
@@ -193,6 +264,7 @@ impl Broker {
             let text = "tpcs = 0: ask for at least 1, or join a partition that exists";
             return Err(Failure::new(FailureKind::Invalid, text));
         }
+        let pid = owner.pid;
         let names = (1..).map(|n| match n {
             1 => format!("run-{pid}"),
             _ => format!("run-{pid}-{n}"),
@@ -212,8 +284,14 @@ impl Broker {
             tpcs,
             "partition created for a process"
         );
-        self.partitions
-            .put(entry, Origin::Run { pid, ended: false });
+        self.partitions.put(
+            entry,
+            Origin::Run {
+                owner,
+                ended: false,
+            },
+        );
+        self.keep_estate();
         Ok(name)
     }
 
@@ -231,7 +309,8 @@ impl Broker {
 
     /// Deletes the partitions whose process and tenants have all ended.
     pub(crate) fn sweep_run_partitions(&mut self, now: Nanos) {
-        let over = |known: &Known| matches!(known.origin, Origin::Run { ended: true, .. });
+        let over =
+            |known: &Known| matches!(known.origin, Origin::Run { ended: true, .. } | Origin::Left);
         let names = self.partitions.known.iter().filter(|known| over(known));
         let names: Vec<String> = names.map(|known| known.entry.name.clone()).collect();
         for name in names {

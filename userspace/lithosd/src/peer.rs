@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! Who is at the other end of a Unix socket, by the kernel's word, as of when it connected.
 
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::{PeerCredentials, PeerPidfd};
 
@@ -31,15 +34,21 @@ impl Peer {
             Err(nix::Error::ENOPROTOOPT | nix::Error::EOPNOTSUPP) => open_pidfd(pid)?,
             Err(error) => return Err(error.into()),
         };
-        Ok(Self {
+        let peer = Self {
             process: Process {
                 pid,
                 uid: credentials.uid(),
+                // The pid cannot have passed to another process meanwhile if this one still runs.
+                start_ticks: read_start(pid)?,
             },
             gid: credentials.gid(),
             groups: peer_groups(socket)?,
             pidfd,
-        })
+        };
+        if has_ended(peer.pidfd.as_fd())? {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok(peer)
     }
 
     /// Returns whether the process may change things: it is root's, the daemon's own user's, or a
@@ -54,6 +63,51 @@ impl Peer {
     pub fn clone_pidfd(&self) -> io::Result<OwnedFd> {
         self.pidfd.as_fd().try_clone_to_owned()
     }
+}
+
+/// Returns a descriptor that is readable when a process has ended that was seen before, if it has not.
+pub(crate) fn watch(process: Process) -> io::Result<Option<OwnedFd>> {
+    let pidfd = match open_pidfd(process.pid) {
+        Ok(pidfd) => pidfd,
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let is_same = read_start(process.pid).is_ok_and(|start| start == process.start_ticks);
+    Ok((is_same && !has_ended(pidfd.as_fd())?).then_some(pidfd))
+}
+
+/// Sends a signal to the process of a descriptor, and to no other.
+pub(crate) fn signal(pidfd: BorrowedFd<'_>, signal: Signal) -> io::Result<()> {
+    let none = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: the call takes a descriptor, which is open, and no memory.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal as i32,
+            none,
+            0,
+        )
+    };
+    if result == 0 {
+        return Ok(());
+    }
+    Err(io::Error::last_os_error())
+}
+
+fn has_ended(pidfd: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
+    Ok(poll(&mut fds, PollTimeout::ZERO)? != 0)
+}
+
+/// Reads when a process started, in clock ticks since the machine did: with its pid, its name for as
+/// long as the machine runs.
+fn read_start(pid: i32) -> io::Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The program's name comes second, in parentheses, and may hold anything.
+    let after_name = stat.rsplit_once(')').map(|(_, rest)| rest);
+    let start = after_name.and_then(|rest| rest.split_ascii_whitespace().nth(19)?.parse().ok());
+    start.ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat is not as expected")))
 }
 
 fn open_pidfd(pid: i32) -> io::Result<OwnedFd> {

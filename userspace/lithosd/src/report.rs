@@ -7,7 +7,7 @@ use std::fs;
 use lithos_abi::bindings::*;
 use lithos_policy::{ChannelId, GpuView, Nanos, TpcSet, TpcState};
 
-use crate::broker::{Broker, Channel};
+use crate::broker::{Arrival, Broker, Channel};
 use crate::gpu::Unfit;
 use crate::operator::Known;
 use crate::status::{
@@ -39,7 +39,7 @@ const CANNOT_PROMISE: [&str; 5] = [
     "a process that was not started under LithOS uses the GPU unmanaged; nothing keeps it away",
     "the launches of a killed process are taken to have ended after limits.linger_ms, unless they \
      were seen to complete",
-    "without the daemon running processes keep what they have; nobody joins until it is back",
+    "without the daemon running processes keep what they are guaranteed; nobody joins until it is back",
     "under MPS all processes on a GPU share one fault domain: a fault or a kill of one can end all",
 ];
 
@@ -127,6 +127,7 @@ impl Broker {
                 command,
                 partition: tenant.partition.clone(),
                 channels: tenant.channels.iter().map(|channel| channel.0).collect(),
+                left: tenant.left.keys().map(|channel| channel.0).collect(),
             }
         };
         self.tenants.iter().map(status).collect()
@@ -156,6 +157,7 @@ impl Broker {
             totals: channel.ledger.totals(),
             unknowable_tpcs,
             unknowable,
+            taken_over: channel.arrival != Arrival::Made,
             counters: counters.collect(),
         }
     }

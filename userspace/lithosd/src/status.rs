@@ -132,6 +132,8 @@ pub enum OriginStatus {
         /// The process.
         pid: i32,
     },
+    /// The daemon before had it, and nobody names it any more; goes with its tenants.
+    Left,
 }
 
 /// What a partition has on one GPU.
@@ -166,6 +168,10 @@ pub struct TenantStatus {
     pub partition: String,
     /// Its channels.
     pub channels: Vec<u64>,
+    /// Channels of the daemon before that the process has not handed over yet. Until it has, or has
+    /// ended, its partition keeps the TPCs that it had.
+    #[serde(default)]
+    pub left: Vec<u64>,
 }
 
 /// A channel.
@@ -197,6 +203,9 @@ pub struct ChannelStatus {
     pub unknowable_tpcs: TpcSet,
     /// The first of these launches.
     pub unknowable: Option<Unknowable>,
+    /// Whether a daemon before this one made it.
+    #[serde(default)]
+    pub taken_over: bool,
     /// What the tenant itself counts.
     pub counters: BTreeMap<String, u64>,
 }

@@ -11,10 +11,13 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use lithos_abi::message::PACKET_BYTES_MAX;
+use lithos_abi::bindings::LITHOS_MESSAGE_CHANNEL_RESUME;
+use lithos_abi::message::{self, PACKET_BYTES_MAX};
 use lithos_device::packet;
 use lithos_policy::Nanos;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
 use crate::broker::{Answer, Broker, Refused};
@@ -28,6 +31,9 @@ use crate::token::{Kind, Token};
 const STRANGERS_MAX: usize = 64;
 /// Requests of one connection that are taken in before others have their turn.
 const REQUESTS_AT_ONCE: usize = 16;
+/// Threads that close descriptors of peers; while there are so many, no more are received.
+const CLOSING_MAX: usize = 4;
+static CLOSING: AtomicUsize = AtomicUsize::new(0);
 /// How long a connection may take to attach.
 const ATTACH_WAIT: Nanos = Nanos::from_secs(10);
 
@@ -106,14 +112,27 @@ impl Tenants {
                 // Requests stay in the socket, so this is the end of the connection.
                 return self.end(number, "the connection was closed", broker, now);
             }
-            let size = match packet::receive(connection.socket.as_fd(), &mut buffer) {
-                Ok(0) => return self.end(number, "the connection was closed", broker, now),
-                Ok(size) => size,
+            let (size, files) = match connection.receive(&mut buffer, broker) {
+                Ok((0, _)) => return self.end(number, "the connection was closed", broker, now),
+                Ok(received) => received,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == io::ErrorKind::InvalidData => buffer.len(),
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    (buffer.len(), Vec::new())
+                }
                 Err(_) => return self.end(number, "the connection broke", broker, now),
             };
-            match connection.session.take(&buffer[..size], broker, now) {
+            let packet = &buffer[..size];
+            if let Ok(LITHOS_MESSAGE_CHANNEL_RESUME) = message::kind(packet) {
+                let handed_over = memory_only(files);
+                let (reply, pages) =
+                    (connection.session).hand_over(packet, handed_over, broker, now);
+                if !connection.send(&reply, &pages) {
+                    return self.end(number, "replies were not taken", broker, now);
+                }
+                continue;
+            }
+            close_elsewhere(files);
+            match connection.session.take(packet, broker, now) {
                 Some(reply) => {
                     if !connection.send(&reply, &[]) {
                         return self.end(number, "replies were not taken", broker, now);
@@ -195,6 +214,20 @@ impl Tenants {
 }
 
 impl Connection {
+    /// Receives a packet; its descriptors only if it hands a channel over that is expected, because
+    /// whoever receives a descriptor has to close it, and its maker may decide how long that takes.
+    fn receive(&self, buffer: &mut [u8], broker: &Broker) -> io::Result<(usize, Vec<OwnedFd>)> {
+        let socket = self.socket.as_fd();
+        let tenant = self.session.tenant();
+        let expected = tenant.is_some_and(|tenant| broker.expects_channels(tenant))
+            && CLOSING.load(Ordering::Relaxed) < CLOSING_MAX
+            && packet::peek(socket)? == LITHOS_MESSAGE_CHANNEL_RESUME;
+        if expected {
+            return packet::receive_with_descriptors(socket, buffer);
+        }
+        Ok((packet::receive(socket, buffer)?, Vec::new()))
+    }
+
     /// Sends a reply, and returns whether there was room for it.
     fn send(&self, reply: &[u8], descriptors: &[BorrowedFd<'_>]) -> bool {
         packet::send(self.socket.as_fd(), reply, descriptors).is_ok()
@@ -211,5 +244,45 @@ impl Connection {
         if let Err(error) = epoll.modify(&self.socket, &mut event) {
             tracing::error!("cannot watch a connection: {error}");
         }
+    }
+}
+
+/// Returns the two files that come with a channel, if they are memory. A file of another kind is closed
+/// elsewhere: a file system of its maker's may make whoever closes it wait.
+fn memory_only(handed_over: Vec<OwnedFd>) -> Result<[OwnedFd; 2], Refused> {
+    let is_memory = |file: &OwnedFd| fcntl(file, FcntlArg::F_GET_SEALS).is_ok();
+    let count = handed_over.len();
+    match <[OwnedFd; 2]>::try_from(handed_over) {
+        Ok(files) if files.iter().all(is_memory) => Ok(files),
+        Ok(files) => {
+            close_elsewhere(files.into());
+            let text = "a channel is handed over with files in memory, and these are none";
+            Err(Refused::new(libc::EINVAL, text))
+        }
+        Err(files) => {
+            close_elsewhere(files);
+            let text = format!("a channel is handed over with 2 descriptors, and {count} came");
+            Err(Refused::new(libc::EBADMSG, text))
+        }
+    }
+}
+
+fn close_elsewhere(files: Vec<OwnedFd>) {
+    if files.is_empty() {
+        return;
+    }
+    /// Ends with the thread, or without one.
+    struct Closing(Vec<OwnedFd>);
+    impl Drop for Closing {
+        fn drop(&mut self) {
+            self.0.clear();
+            CLOSING.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+    CLOSING.fetch_add(1, Ordering::Relaxed);
+    let closing = Closing(files);
+    let thread = std::thread::Builder::new().name("closing".into());
+    if let Err(error) = thread.spawn(move || drop(closing)) {
+        tracing::warn!("descriptors of a peer were closed here: {error}");
     }
 }

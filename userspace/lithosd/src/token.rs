@@ -21,9 +21,11 @@ pub(crate) enum Kind {
     Client,
     /// A process that a partition was made for.
     RunOwner,
+    /// A process that was a tenant of the daemon before and has not come back.
+    Absent,
 }
 
-const KINDS: [Kind; 8] = [
+const KINDS: [Kind; 9] = [
     Kind::Signals,
     Kind::Timer,
     Kind::TenantListener,
@@ -32,8 +34,9 @@ const KINDS: [Kind; 8] = [
     Kind::TenantProcess,
     Kind::Client,
     Kind::RunOwner,
+    Kind::Absent,
 ];
-const KIND_BITS: u32 = 3;
+const KIND_BITS: u32 = 4;
 
 /// A descriptor in the epoll set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,9 +53,10 @@ impl From<Token> for u64 {
 
 impl From<u64> for Token {
     fn from(data: u64) -> Self {
-        let kind = usize::try_from(data & 0b111).unwrap_or(0);
+        let kind = usize::try_from(data & ((1 << KIND_BITS) - 1)).unwrap_or(0);
         Self {
-            kind: KINDS[kind],
+            // Only tokens that were made here come back.
+            kind: KINDS[kind.min(KINDS.len() - 1)],
             number: data >> KIND_BITS,
         }
     }

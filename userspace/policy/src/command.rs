@@ -12,7 +12,7 @@ use crate::tpc::TpcSet;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Say that a request was granted. Only requests that someone waits for are answered:
-    /// `GpuAdded`, `PartitionSet`, `PartitionDeleted`, `TenantAttached` and `ChannelOpened`.
+    /// `GpuAdded`, `Inherited`, `PartitionSet`, `PartitionDeleted`, `TenantAttached` and `ChannelOpened`.
     Accepted(Request),
     /// Say that an event was refused, and why. Nothing has changed.
     Refuse {
@@ -51,6 +51,8 @@ pub struct Grant {
 pub enum Request {
     /// [`crate::Event::GpuAdded`].
     GpuAdded(GpuId),
+    /// [`crate::Event::Inherited`].
+    Inherited(GpuId),
     /// [`crate::Event::PartitionSet`].
     PartitionSet(PartitionName),
     /// [`crate::Event::PartitionDeleted`].

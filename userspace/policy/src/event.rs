@@ -4,6 +4,18 @@
 use crate::id::{ChannelId, GpuId, Revision, TenantId};
 use crate::partition::{PartitionName, PartitionSpec};
 use crate::topology::Topology;
+use crate::tpc::TpcSet;
+
+/// A channel that a scheduler before this one left, and had granted something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Left {
+    /// Its id.
+    pub channel: ChannelId,
+    /// Whose it is: a tenant that has attached anew.
+    pub tenant: TenantId,
+    /// CTAs of the largest cluster seen.
+    pub cluster_ctas: u32,
+}
 
 /// Something that happened, or that someone asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +26,17 @@ pub enum Event {
         gpu: GpuId,
         /// Its TPCs.
         topology: Topology,
+    },
+    /// What a scheduler before this one left on a GPU, told before any channel is opened there.
+    /// Each channel is granted all that its partition held, with revision 1. Launches
+    /// of channels that are not named may run on for the linger time.
+    Inherited {
+        /// The GPU.
+        gpu: GpuId,
+        /// The TPCs that launches of a partition may have been running on: disjoint sets.
+        held: Vec<(PartitionName, TpcSet)>,
+        /// The channels.
+        channels: Vec<Left>,
     },
     /// A partition shall be created, or be changed to this.
     PartitionSet(PartitionSpec),

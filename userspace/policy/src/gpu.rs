@@ -96,6 +96,37 @@ impl Gpu {
         tpcs_for_cluster(ctas.unwrap_or(1))
     }
 
+    /// Takes in what a scheduler before this one left: whose TPCs were whose, and the channels. What a
+    /// partition held is planned for it, too, so that nothing moves that need not; a partition that is
+    /// no more holds it until it has lingered.
+    pub(crate) fn inherit(
+        &mut self,
+        held: &[(PartitionName, TpcSet)],
+        channels: impl IntoIterator<Item = (ChannelId, Channel)>,
+        linger_until: Nanos,
+    ) {
+        self.channels.extend(channels);
+        let all = held
+            .iter()
+            .fold(TpcSet::EMPTY, |all, &(_, tpcs)| all | tpcs);
+        for share in self.shares.values_mut() {
+            share.planned -= all;
+        }
+        for (name, tpcs) in held {
+            let is_running = self.is_running(name);
+            for bit in tpcs.iter() {
+                let slot = self.slots.entry(bit).or_default();
+                slot.user = Some(name.clone());
+                // Of channels that are not known here, too.
+                slot.linger_until = Some(linger_until);
+            }
+            if let Some(share) = self.shares.get_mut(name) {
+                share.planned = *tpcs;
+                share.owned = if is_running { *tpcs } else { TpcSet::EMPTY };
+            }
+        }
+    }
+
     /// Forgets a channel; with launches outstanding, its TPCs linger until then.
     pub(crate) fn close(&mut self, id: ChannelId, linger_until: Option<Nanos>) {
         let Some(channel) = self.channels.remove(&id) else {

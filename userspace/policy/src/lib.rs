@@ -35,7 +35,7 @@ mod tpc;
 mod view;
 
 pub use command::{Command, Grant, Request};
-pub use event::Event;
+pub use event::{Event, Left};
 pub use id::{ChannelId, GpuId, Nanos, Revision, TenantId};
 pub use partition::{Class, NameError, Oversize, PartitionName, PartitionSpec};
 pub use refusal::Refusal;

@@ -16,6 +16,18 @@ pub enum Refusal {
         /// The GPU.
         gpu: GpuId,
     },
+    /// The GPU has channels already, so nothing can be inherited there.
+    InUse {
+        /// The GPU.
+        gpu: GpuId,
+    },
+    /// A TPC that was held is held twice, or is none of the GPU's.
+    HeldTpc {
+        /// The GPU.
+        gpu: GpuId,
+        /// The TPC's bit.
+        bit: u8,
+    },
     /// There is no such GPU.
     UnknownGpu {
         /// The GPU.
@@ -122,6 +134,14 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::GpuExists { gpu } => write!(f, "GPU {gpu} is known already"),
+            Self::InUse { gpu } => write!(
+                f,
+                "GPU {gpu} has channels already; what was there before comes before them"
+            ),
+            Self::HeldTpc { gpu, bit } => write!(
+                f,
+                "TPC {bit} of GPU {gpu} cannot have been held: it is not there, or held twice"
+            ),
             Self::UnknownGpu { gpu } => write!(f, "there is no GPU {gpu}"),
             Self::GpuTooSmall {
                 gpu,

@@ -6,13 +6,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::command::{Command, Request};
-use crate::event::Event;
+use crate::command::{Command, Grant, Request};
+use crate::event::{Event, Left};
 use crate::gpu::{Channel, Gpu};
 use crate::id::{ChannelId, GpuId, Nanos, Revision, TenantId};
 use crate::partition::{PartitionName, PartitionSpec};
 use crate::refusal::Refusal;
 use crate::topology::Topology;
+use crate::tpc::TpcSet;
 
 /// The most partitions that there may be.
 pub const MAX_PARTITIONS: usize = 256;
@@ -89,6 +90,11 @@ impl Scheduler {
             Event::GpuAdded { gpu, topology } => {
                 (Request::GpuAdded(gpu), self.add_gpu(gpu, topology))
             }
+            Event::Inherited {
+                gpu,
+                held,
+                channels,
+            } => (Request::Inherited(gpu), self.inherit(gpu, &held, &channels)),
             Event::PartitionSet(spec) => (
                 Request::PartitionSet(spec.name.clone()),
                 self.set_partition(spec),
@@ -147,6 +153,64 @@ impl Scheduler {
             });
         }
         self.gpus.insert(id, Gpu::new(topology));
+        Ok([id].into())
+    }
+
+    fn inherit(
+        &mut self,
+        id: GpuId,
+        held: &[(PartitionName, TpcSet)],
+        channels: &[Left],
+    ) -> Outcome {
+        let until = self.now.after(self.settings.linger);
+        let Some(gpu) = self.gpus.get_mut(&id) else {
+            return Err(Refusal::UnknownGpu { gpu: id });
+        };
+        if !gpu.channels.is_empty() {
+            return Err(Refusal::InUse { gpu: id });
+        }
+        let mut free = gpu.topology.all();
+        for (_, tpcs) in held {
+            if let Some(bit) = (*tpcs - free).first() {
+                return Err(Refusal::HeldTpc { gpu: id, bit });
+            }
+            free -= *tpcs;
+        }
+        let mut left = Vec::new();
+        for &Left {
+            channel,
+            tenant,
+            cluster_ctas,
+        } in channels
+        {
+            let Some(partition) = self.tenants.get(&tenant).cloned() else {
+                return Err(Refusal::UnknownTenant { tenant });
+            };
+            let spec = self.partitions.get(&partition);
+            let Some(spec) = spec.filter(|spec| spec.is_on(id)) else {
+                return Err(Refusal::UnknownPartition { partition });
+            };
+            if self.channels.contains_key(&channel) {
+                return Err(Refusal::ChannelExists { channel });
+            }
+            let tpcs = held.iter().find(|(name, _)| *name == partition);
+            let grant = tpcs.map(|&(_, tpcs)| Grant {
+                channel,
+                revision: Revision(1),
+                tpcs,
+                oversize: spec.oversize,
+            });
+            let opened = Channel {
+                tenant,
+                partition,
+                cluster_ctas: cluster_ctas.max(1),
+                grant: grant.filter(|grant| !grant.tpcs.is_empty()),
+            };
+            left.push((channel, opened));
+        }
+        self.channels
+            .extend(left.iter().map(|&(channel, _)| (channel, id)));
+        gpu.inherit(held, left, until);
         Ok([id].into())
     }
 
@@ -343,6 +407,7 @@ impl Scheduler {
 fn is_answered(request: &Request) -> bool {
     match request {
         Request::GpuAdded(_)
+        | Request::Inherited(_)
         | Request::PartitionSet(_)
         | Request::PartitionDeleted(_)
         | Request::TenantAttached(_)

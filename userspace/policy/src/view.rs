@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! What can be seen of a scheduler: plain data for status pages, and for tests.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::command::Grant;
@@ -146,6 +148,17 @@ impl Scheduler {
                     .collect(),
             }
         })
+    }
+
+    /// Whose launches may be running on which TPCs of a GPU: what [`crate::Event::Inherited`] takes.
+    pub fn held(&self, gpu: GpuId) -> Vec<(PartitionName, TpcSet)> {
+        let mut held = BTreeMap::<PartitionName, TpcSet>::new();
+        for (&bit, slot) in self.gpus.get(&gpu).iter().flat_map(|gpu| &gpu.slots) {
+            if let Some(user) = &slot.user {
+                held.entry(user.clone()).or_default().insert(bit);
+            }
+        }
+        held.into_iter().collect()
     }
 
     /// The channels, GPU by GPU, in rising order of their ids.

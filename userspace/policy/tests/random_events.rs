@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use lithos_policy::{
-    ChannelId, Class, Command, Event, GpuId, Nanos, Oversize, PartitionName, PartitionSpec,
+    ChannelId, Class, Command, Event, GpuId, Left, Nanos, Oversize, PartitionName, PartitionSpec,
     Revision, Scheduler, Settings, ShareView, TenantId, Topology, Tpc, TpcSet, TpcState,
 };
 use proptest::prelude::*;
@@ -49,6 +49,8 @@ enum Choice {
     /// Tell of the drains that have happened.
     Report,
     Pass(u64),
+    /// Another scheduler goes on from what this one leaves.
+    Restart,
 }
 
 fn choice() -> impl Strategy<Value = Choice> {
@@ -84,6 +86,7 @@ fn choice() -> impl Strategy<Value = Choice> {
         4 => index.prop_map(Choice::Complete),
         3 => Just(Choice::Report),
         1 => (0_u64..1500).prop_map(Choice::Pass),
+        1 => Just(Choice::Restart),
     ]
 }
 
@@ -369,7 +372,70 @@ impl World {
                     .retain(|(_, l)| l.ends.is_none_or(|ends| ends > now));
                 self.step(Event::Tick);
             }
+            Choice::Restart => self.restart(),
         }
+    }
+
+    /// Puts another scheduler in the place of this one: it knows the partitions, and of what runs only
+    /// what the one before kept about it.
+    fn restart(&mut self) {
+        let old = std::mem::replace(
+            &mut self.scheduler,
+            Scheduler::new(Settings { linger: LINGER }),
+        );
+        let topologies = (0..).zip(self.topologies.clone());
+        let gpus = topologies.map(|(id, topology)| Event::GpuAdded {
+            gpu: GpuId(id),
+            topology,
+        });
+        let partitions = old.partitions().map(|p| Event::PartitionSet(p.spec));
+        let tenants = old.partitions().flat_map(|p| {
+            let attached = move |tenant| Event::TenantAttached {
+                tenant,
+                partition: p.spec.name.clone(),
+            };
+            p.tenants.into_iter().map(attached).collect::<Vec<_>>()
+        });
+        let inherited = old.gpus().map(|gpu| Event::Inherited {
+            gpu: gpu.gpu,
+            held: old.held(gpu.gpu),
+            channels: (old.channels())
+                .filter(|view| view.gpu == gpu.gpu && view.grant.is_some())
+                .map(|view| Left {
+                    channel: view.channel,
+                    tenant: view.tenant,
+                    cluster_ctas: view.cluster_ctas,
+                })
+                .collect(),
+        });
+        // Grants count anew, and whatever runs followed an older one.
+        self.awaited.clear();
+        self.grants.clear();
+        for (_, launch) in &mut self.launches {
+            launch.revision = Revision(0);
+        }
+        for view in old.channels().filter(|view| view.grant.is_some()) {
+            let none = (Revision(1), TpcSet::EMPTY);
+            self.grants.insert(view.channel, none);
+        }
+        // Whoever waits for a first grant asks again.
+        let pending = old.channels().filter(|view| view.grant.is_none());
+        let opened = pending.map(|view| Event::ChannelOpened {
+            channel: view.channel,
+            tenant: view.tenant,
+            gpu: view.gpu,
+        });
+        let inherited = inherited.chain(opened);
+        let events = gpus.chain(partitions).chain(tenants).chain(inherited);
+        for event in events.collect::<Vec<_>>() {
+            let mut out = VecDeque::new();
+            self.scheduler.step(self.now, event, &mut out);
+            let refused = |command: &Command| matches!(command, Command::Refuse { .. });
+            assert!(!out.iter().any(refused), "{out:?}");
+            self.obey(&out);
+            self.log.extend(out);
+        }
+        self.check();
     }
 
     fn fresh(&mut self) -> u64 {

@@ -33,7 +33,7 @@ fn lithos(daemon: &Daemon, line: &str) -> Said {
 }
 
 /// A library that stands in for the shim: nothing here loads it.
-fn shim(daemon: &Daemon) -> PathBuf {
+pub(crate) fn shim(daemon: &Daemon) -> PathBuf {
     let path = daemon.dir().join("liblithos_shim.so");
     fs::write(&path, "").unwrap();
     path.canonicalize().unwrap()

@@ -19,6 +19,8 @@ use lithosd::board::{BOARD_VERSION, Board};
 use lithosd::control::{Reply, Request};
 use lithosd::status::{ChannelStatus, PartitionStatus, Status};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 use nix::unistd::Pid;
 
 /// Nothing that is waited for here takes longer unless it is broken.
@@ -149,15 +151,31 @@ impl Daemon {
         let config = configure(dir.path(), more);
         let child = lithosd(&config).stdin(Stdio::null()).spawn().unwrap();
         let mut daemon = Self { child, dir };
-        let socket = daemon.control();
-        eventually("the daemon is ready", || {
-            assert!(
-                daemon.child.try_wait().unwrap().is_none(),
-                "the daemon ended"
-            );
-            UnixStream::connect(&socket).is_ok()
-        });
+        daemon.await_ready();
         daemon
+    }
+
+    fn await_ready(&mut self) {
+        let (socket, lock) = (self.control(), self.dir().join("run/lithosd.lock"));
+        let pid = self.pid().as_raw();
+        eventually("the daemon is ready", || {
+            let ended = self.child.try_wait().unwrap();
+            assert!(ended.is_none(), "the daemon ended: {ended:?}");
+            // Another one may be there, and may be stopped: it takes in no more than so many connections.
+            let signed = fs::read_to_string(&lock).is_ok_and(|text| text == format!("{pid}\n"));
+            let listener = || -> std::io::Result<i32> {
+                let stream = UnixStream::connect(&socket)?;
+                Ok(getsockopt(&stream, PeerCredentials)?.pid())
+            };
+            signed && listener().is_ok_and(|listener| listener == pid)
+        });
+    }
+
+    /// Goes on with another process, which serves the same directory.
+    pub(crate) fn replace(&mut self, next: Child) -> Child {
+        let before = std::mem::replace(&mut self.child, next);
+        self.await_ready();
+        before
     }
 
     pub(crate) fn dir(&self) -> &Path {

@@ -7,7 +7,6 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
-use lithos_abi::grant::Grant;
 use lithos_device::Broker;
 use lithos_device::embedded::SocketBroker;
 use lithosd::control::{FailureKind, Reply, Request};
@@ -77,19 +76,6 @@ fn a_daemon_that_is_told_to_end_takes_its_sockets_along_and_tenants_keep_their_g
     for socket in ["broker.sock", "lithos.sock"] {
         assert!(!dir.path().join("run").join(socket).exists());
     }
-}
-
-#[test]
-fn a_daemon_that_is_killed_leaves_last_grants_and_the_next_one_starts() {
-    let daemon = Daemon::start(PARTITIONS);
-    let mut tenant = daemon.tenant("a");
-    let channel = tenant.create_channel(GPU0, 1).unwrap();
-    let before: Grant = channel.grant().read().unwrap();
-    let dir = daemon.kill();
-    assert_eq!(channel.grant().read().unwrap(), before);
-    let again = Daemon::start_in(dir, PARTITIONS);
-    assert!(again.status().tenants.is_empty());
-    again.tenant("a").create_channel(GPU0, 1).unwrap();
 }
 
 #[test]

@@ -8,3 +8,4 @@ mod hostile;
 mod life;
 mod raw;
 mod refusals;
+mod takeover;

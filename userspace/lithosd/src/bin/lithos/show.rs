@@ -169,6 +169,7 @@ pub(crate) fn partitions(list: &[PartitionStatus]) -> String {
             OriginStatus::Configuration => "configuration".into(),
             OriginStatus::Command => "command".into(),
             OriginStatus::Run { pid } => format!("run by {pid}"),
+            OriginStatus::Left => "the daemon before".into(),
         };
         let oversize = match spec.oversize {
             lithos_policy::Oversize::Widen => "widen",
