@@ -21,6 +21,9 @@ use crate::local::own;
 /// `CUresult` as a number: a newer driver has results that an enumeration does not.
 pub(crate) type Status = u32;
 
+/// `CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED`.
+const ALREADY_REGISTERED: Status = 712;
+
 /// `CUcontext` and other handles.
 type Handle = *mut c_void;
 
@@ -347,7 +350,14 @@ impl Current<'_> {
         let flags = CU_MEMHOSTREGISTER_PORTABLE | CU_MEMHOSTREGISTER_DEVICEMAP;
         own(|| {
             // SAFETY: the arena is mapped, and nobody else registers it.
-            let status = unsafe { (functions.register)(start, arena.bytes(), flags) };
+            let register = || unsafe { (functions.register)(start, arena.bytes(), flags) };
+            let mut status = register();
+            if status == ALREADY_REGISTERED {
+                // The driver remembers what lay here for a context that is gone.
+                // SAFETY: the memory here is ours alone, so whatever is registered is no more.
+                unsafe { (functions.unregister)(start) };
+                status = register();
+            }
             done("cuMemHostRegister", status)?;
             let mut address = 0;
             // SAFETY: the arena is registered.

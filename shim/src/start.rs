@@ -31,6 +31,10 @@ enum StartError {
         partition: String,
         source: BrokerError,
     },
+    #[error(
+        "there are two CUDA drivers in this process, and LithOS knows the launches of the first only"
+    )]
+    SecondDriver,
     #[error("no memory for the shim")]
     Memory(#[source] std::io::Error),
 }
@@ -47,7 +51,8 @@ pub(crate) fn start() {
         return;
     };
     if SHIM.get().is_some() {
-        return;
+        // A driver calls once: this is another one.
+        return report::unmanaged(&StartError::SecondDriver);
     }
     if config.enforce {
         report::enforce();

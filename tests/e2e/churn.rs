@@ -33,6 +33,10 @@ fn a_program_may_exit_while_it_launches() {
 #[test]
 fn launches_make_no_system_calls_of_lithos() {
     let bed = managed_gpu(A_AND_B);
+    // The driver waits by these, and how often depends on how busy the machine is: simgpu's wakes up at
+    // every completion, and looks now and then whether its server lives. LithOS has nothing to wait for
+    // there but a lock or an answer, which it would have to ask for by another call.
+    let waits = [libc::SYS_futex, libc::SYS_poll].map(|number| number.to_string());
     // The calls of the program's main thread: the driver's own threads wake up when they like.
     let calls = |mut command: std::process::Command, count: &str| -> u64 {
         let counts = bed.folder().join("calls.json");
@@ -46,7 +50,10 @@ fn launches_make_no_system_calls_of_lithos() {
         assert!(outcome.status.success(), "{outcome:?}");
         let text = std::fs::read_to_string(counts).expect("counts");
         let counts: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-        number(&counts["first_thread"])
+        let by_number = counts["first_thread_by_number"].as_object();
+        let by_number = by_number.expect("counts by number").iter();
+        let others = by_number.filter(|(number, _)| !waits.contains(number));
+        others.map(|(_, count)| number(count)).sum()
     };
     let managed = |count: &str| {
         let mut command = bed.lithos(&["run", "--partition", "a", "--"]);

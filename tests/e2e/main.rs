@@ -7,6 +7,7 @@
 mod churn;
 mod confined;
 mod grids;
+mod habits;
 mod life;
 mod live;
 mod load;

@@ -80,3 +80,37 @@ fn a_board_is_learned_once() {
     assert_eq!(bed.status().expect("a status")["gpus"], first);
     assert_eq!(kernels(&bed), learned_with);
 }
+
+#[test]
+fn a_second_driver_in_a_process_is_not_managed_and_that_is_said() {
+    let mut bed = on(&Hardware::Simulated(simulation()));
+    bed.start_daemon(
+        r#"
+[[partition]]
+name = "lax"
+class = "lc"
+guarantee = 4
+
+[[partition]]
+name = "strict"
+class = "be"
+guarantee = 4
+enforce = true
+"#,
+    )
+    .expect("a daemon");
+    let second = |partition: &str| {
+        let command = bed.managed(
+            &["--partition", partition],
+            &["habit", "reopening", "--copy"],
+        );
+        bed.outcome(command).expect("a tenant")
+    };
+    let outcome = second("lax");
+    let report = outcome.json().expect("a report");
+    assert_eq!(report["blocks"], report["blocks_expected"]);
+    assert_eq!(report["sms"], 8, "the first driver is managed");
+    assert!(outcome.stderr.contains("two CUDA drivers"), "{outcome:?}");
+    let outcome = second("strict");
+    assert_eq!(outcome.status.code(), Some(69), "{outcome:?}");
+}

@@ -15,11 +15,16 @@ pub struct Footprint {
     pub descriptors: usize,
     /// Those of them that are sockets.
     pub sockets: usize,
+    /// Those of them that are channels' pages.
+    pub page_files: usize,
     /// Maps of channels' pages.
     pub pages: usize,
     /// Memory of its own (RssAnon).
     pub memory_kb: u64,
 }
+
+/// What the kernel shows a channel's pages as begins so.
+const PAGE: &str = "/memfd:lithos-";
 
 impl Footprint {
     /// Looks at a process.
@@ -31,6 +36,7 @@ impl Footprint {
             links.extend(fs::read_link(entry?.path()));
         }
         let is_socket = |link: &&PathBuf| link.to_string_lossy().starts_with("socket:");
+        let is_page = |link: &&PathBuf| link.to_string_lossy().starts_with(PAGE);
         let maps = fs::read_to_string(proc.join("maps"))?;
         let status = fs::read_to_string(proc.join("status"))?;
         let memory = status
@@ -40,7 +46,8 @@ impl Footprint {
         Ok(Self {
             descriptors: links.len(),
             sockets: links.iter().filter(is_socket).count(),
-            pages: maps.matches("/memfd:lithos-").count(),
+            page_files: links.iter().filter(is_page).count(),
+            pages: maps.matches(PAGE).count(),
             memory_kb: memory.trim().trim_end_matches(" kB").parse()?,
         })
     }
@@ -49,6 +56,7 @@ impl Footprint {
     pub fn is_within(&self, other: &Self, slack_kb: u64) -> bool {
         self.descriptors <= other.descriptors
             && self.sockets <= other.sockets
+            && self.page_files <= other.page_files
             && self.pages <= other.pages
             && self.memory_kb <= other.memory_kb + slack_kb
     }

@@ -6,6 +6,7 @@ mod be;
 mod checksum;
 mod churn;
 mod grids;
+mod habits;
 mod launches;
 mod lc;
 mod resident;
@@ -53,6 +54,9 @@ enum Role {
     Churn(churn::Arguments),
     /// Ends the process while another thread launches.
     ExitDuringLaunch(churn::Exit),
+    /// What frameworks do around launches.
+    #[command(subcommand)]
+    Habit(habits::Habit),
 }
 
 fn main() -> ExitCode {
@@ -66,20 +70,24 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
-    cuda::initialise()?;
-    let gpu = Gpu::find(cli.device)?;
+    let gpu = || {
+        cuda::initialise()?;
+        Gpu::find(cli.device)
+    };
     match &cli.role {
-        Role::Calibrate(arguments) => print(&work::calibrate(gpu, arguments)?),
-        Role::Lc(arguments) => print(&lc::run(gpu, arguments)?),
-        Role::Be(arguments) => print(&be::run(gpu, arguments)?),
-        Role::Smids(arguments) => smids::run(gpu, arguments),
-        Role::Resident(arguments) => print(&resident::run(gpu, arguments)?),
-        Role::Launches(arguments) => print(&launches::run(gpu, arguments)?),
-        Role::Checksum(arguments) => print(&checksum::run(gpu, arguments)?),
-        Role::Cluster(arguments) => print(&grids::cluster(gpu, arguments)?),
-        Role::Cooperative(arguments) => print(&grids::cooperative(gpu, arguments)?),
-        Role::Churn(arguments) => print(&churn::run(gpu, arguments)?),
-        Role::ExitDuringLaunch(arguments) => churn::exit_during_launch(gpu, arguments),
+        Role::Calibrate(arguments) => print(&work::calibrate(gpu()?, arguments)?),
+        Role::Lc(arguments) => print(&lc::run(gpu()?, arguments)?),
+        Role::Be(arguments) => print(&be::run(gpu()?, arguments)?),
+        Role::Smids(arguments) => smids::run(gpu()?, arguments),
+        Role::Resident(arguments) => print(&resident::run(gpu()?, arguments)?),
+        Role::Launches(arguments) => print(&launches::run(gpu()?, arguments)?),
+        Role::Checksum(arguments) => print(&checksum::run(gpu()?, arguments)?),
+        Role::Cluster(arguments) => print(&grids::cluster(gpu()?, arguments)?),
+        Role::Cooperative(arguments) => print(&grids::cooperative(gpu()?, arguments)?),
+        Role::Churn(arguments) => print(&churn::run(gpu()?, arguments)?),
+        Role::ExitDuringLaunch(arguments) => churn::exit_during_launch(gpu()?, arguments),
+        // Some of them begin before there is a driver.
+        Role::Habit(habit) => habits::run(cli.device, habit),
     }
 }
 

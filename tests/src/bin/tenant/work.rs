@@ -71,6 +71,11 @@ impl Work {
         })
     }
 
+    /// The kernel.
+    pub(crate) fn kernel(&self) -> &Kernel {
+        &self.kernel
+    }
+
     pub(crate) fn launch(
         &self,
         shape: &Shape,

@@ -184,11 +184,7 @@ impl Context {
 
     /// Waits for everything that was submitted so far.
     pub(crate) fn synchronize(&self, driver: &Driver) -> Outcome {
-        driver
-            .streams
-            .of_context(self.number)
-            .iter()
-            .try_for_each(|stream| stream.synchronize(driver))
+        driver.streams.synchronize_context(driver, self.number)
     }
 
     /// The default stream of the calling thread.

@@ -47,8 +47,16 @@ pub(crate) struct Streams {
     live: Mutex<BTreeMap<u32, Arc<Stream>>>,
     /// Those that programs have handles of.
     handles: Mutex<HashMap<usize, Arc<Stream>>>,
-    /// Numbers of streams that were destroyed, and how much had been submitted.
-    retired: Mutex<Vec<(u32, u64)>>,
+    /// Streams that were destroyed, whose numbers can be used again when their work is done.
+    retired: Mutex<Vec<Retired>>,
+}
+
+/// A stream that was destroyed.
+#[derive(Clone, Copy, Debug)]
+struct Retired {
+    number: u32,
+    context: u32,
+    submitted: u64,
 }
 
 /// Makes a stream.
@@ -63,9 +71,12 @@ pub(crate) fn create(
     let mut retired = lock(&driver.streams.retired);
     let idle = retired
         .iter()
-        .position(|&(number, count)| driver.page.completed(number as usize) >= count);
+        .position(|stream| driver.page.completed(stream.number as usize) >= stream.submitted);
     let (number, completed) = match idle {
-        Some(index) => retired.swap_remove(index),
+        Some(index) => {
+            let stream = retired.swap_remove(index);
+            (stream.number, stream.submitted)
+        }
         None => {
             let count = live.len() + retired.len();
             let number = u32::try_from(count).ok().filter(|_| count < STREAMS_MAX);
@@ -92,7 +103,7 @@ pub(crate) fn create(
 
 impl Streams {
     /// The streams of a context.
-    pub(crate) fn of_context(&self, context: u32) -> Vec<Arc<Stream>> {
+    fn of_context(&self, context: u32) -> Vec<Arc<Stream>> {
         lock(&self.live)
             .values()
             .filter(|stream| stream.context == context)
@@ -103,18 +114,33 @@ impl Streams {
     /// Forgets the streams of a context that has ended, and what was not complete in them.
     pub(crate) fn retire_context(&self, driver: &Driver, context: u32) {
         lock(&self.handles).retain(|_, stream| stream.context != context);
-        lock(&self.live).retain(|_, stream| {
-            if stream.context == context {
-                let completed = driver.page.completed(stream.number as usize);
-                lock(&self.retired).push((stream.number, completed));
-            }
-            stream.context != context
-        });
+        let mut live = lock(&self.live);
+        let mut retired = lock(&self.retired);
+        let ended = live.extract_if(.., |_, stream| stream.context == context);
+        retired.extend(ended.map(|(number, _)| Retired {
+            number,
+            context,
+            submitted: 0,
+        }));
+        for stream in retired.iter_mut().filter(|it| it.context == context) {
+            stream.submitted = driver.page.completed(stream.number as usize);
+        }
+    }
+
+    /// Waits for everything that was submitted so far to the streams of a context, those among them
+    /// that were destroyed since.
+    pub(crate) fn synchronize_context(&self, driver: &Driver, context: u32) -> Outcome {
+        for stream in self.of_context(context) {
+            stream.synchronize(driver)?;
+        }
+        let retired = lock(&self.retired).clone();
+        let ours = retired.iter().filter(|stream| stream.context == context);
+        ours.copied().try_for_each(|stream| stream.wait(driver))
     }
 
     /// Gives up a stream; what was submitted still runs, and its number is free when it has.
     pub(crate) fn retire(&self, driver: &Driver, stream: &Stream) -> Outcome {
-        let submitted = stream.submitted();
+        let retired = stream.retired();
         let mut live = lock(&self.live);
         // Its context may have ended and its number be somebody else's by now.
         let own = live
@@ -124,7 +150,7 @@ impl Streams {
             return Ok(());
         }
         live.remove(&stream.number);
-        lock(&self.retired).push((stream.number, submitted));
+        lock(&self.retired).push(retired);
         driver.tell(&Request::CloseStream {
             stream: stream.number,
         })
@@ -146,7 +172,35 @@ impl Streams {
     }
 }
 
+impl Retired {
+    /// Waits until its work is done, or the context has failed.
+    fn wait(self, driver: &Driver) -> Outcome {
+        wait_for(driver, self.number, self.context, self.submitted)
+    }
+}
+
+/// Waits until so many operations of a stream are complete, or its context has failed.
+fn wait_for(driver: &Driver, number: u32, context: u32, count: u64) -> Outcome {
+    driver.wait(|| {
+        let is_complete = || driver.page.completed(number as usize) >= count;
+        failure(driver, context).or_else(|| is_complete().then_some(Ok(())))
+    })
+}
+
+fn failure<T>(driver: &Driver, context: u32) -> Option<Result<T, Error>> {
+    let error = driver.page.error(context as usize);
+    (error != 0).then(|| Err(Error::from_number(error)))
+}
+
 impl Stream {
+    fn retired(&self) -> Retired {
+        Retired {
+            number: self.number,
+            context: self.context,
+            submitted: self.submitted(),
+        }
+    }
+
     /// Appends an operation, as soon as the stream has room for it.
     pub(crate) fn submit(&self, driver: &Driver, op: Op) -> Outcome {
         self.reserve(driver)?.submit(driver, op)
@@ -159,18 +213,13 @@ impl Stream {
         if *submitted - driver.page.completed(number).min(*submitted) >= QUEUE_MAX {
             driver.wait(|| {
                 let room = *submitted - driver.page.completed(number).min(*submitted) < QUEUE_MAX;
-                self.failure(driver).or(room.then_some(Ok(())))
+                failure(driver, self.context).or(room.then_some(Ok(())))
             })?;
         }
         Ok(Reserved {
             stream: self,
             submitted,
         })
-    }
-
-    fn failure<T>(&self, driver: &Driver) -> Option<Result<T, Error>> {
-        let error = driver.page.error(self.context as usize);
-        (error != 0).then(|| Err(Error::from_number(error)))
     }
 
     /// How many operations were submitted so far.
@@ -180,10 +229,7 @@ impl Stream {
 
     /// Waits until as many operations are complete, or the context has failed.
     pub(crate) fn wait_for(&self, driver: &Driver, count: u64) -> Outcome {
-        driver.wait(|| {
-            self.failure(driver)
-                .or_else(|| self.is_complete(driver, count).then_some(Ok(())))
-        })
+        wait_for(driver, self.number, self.context, count)
     }
 
     pub(crate) fn is_complete(&self, driver: &Driver, count: u64) -> bool {

@@ -164,14 +164,14 @@ impl Client {
                     }
                     from_ns = from_ns.max(at_ns);
                 }
-                for other in self.streams.values() {
-                    let related = other.context == stream.context
-                        && matches!(
-                            (stream.kind, other.kind),
-                            (StreamKind::Legacy, StreamKind::Blocking)
-                                | (StreamKind::Blocking, StreamKind::Legacy)
-                        );
-                    if related {
+                // None of thousands of streams that wait for nobody looks at all others.
+                let joined = match stream.kind {
+                    StreamKind::Legacy => Some(StreamKind::Blocking),
+                    StreamKind::Blocking => Some(StreamKind::Legacy),
+                    StreamKind::NonBlocking => None,
+                };
+                for other in self.streams.values().filter(|_| joined.is_some()) {
+                    if other.context == stream.context && Some(other.kind) == joined {
                         if other.oldest_ticket() < head.ticket {
                             return None;
                         }
