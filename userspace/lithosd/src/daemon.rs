@@ -34,6 +34,8 @@ use crate::gpu::{Gpu, Machine, Unfit};
 use crate::listener::Listener;
 use crate::lock::Locks;
 pub use crate::lock::TakeOver;
+use crate::memory;
+use crate::notify::Manager;
 use crate::operator::Partitions;
 use crate::peer;
 use crate::selftest::{self, Proof, Subject, Verdict};
@@ -87,6 +89,7 @@ struct Daemon {
     /// Processes that were tenants of the daemon before and may come back.
     absent: BTreeMap<u64, OwnedFd>,
     locks: Locks,
+    manager: Manager,
     /// When the loop last went round.
     turned: Nanos,
 }
@@ -120,7 +123,9 @@ pub fn run(config: Config, machine: Option<Machine>, take_over: TakeOver) -> any
         tenants_to_come_back = absent,
         "lithosd is ready"
     );
+    daemon.manager.say("READY=1");
     daemon.serve()?;
+    daemon.manager.say("STOPPING=1");
     daemon.broker.leave();
     tracing::info!("lithosd ends; tenants keep their guarantees");
     Ok(())
@@ -143,6 +148,10 @@ impl Daemon {
             started: now,
         };
         let group = group(&config.group);
+        // Discovery and proofs, which take memory of their own, have ended.
+        if let Err(error) = memory::lock() {
+            tracing::warn!("the daemon's memory may be paged out: {error}");
+        }
         // From here on signals come as events. Discovery has ended, so no child inherits that.
         let mut wanted = SigSet::empty();
         wanted.add(Signal::SIGTERM);
@@ -195,6 +204,7 @@ impl Daemon {
             owners_seen: 0,
             absent: BTreeMap::new(),
             locks,
+            manager: Manager::from_environment(),
             turned: now,
         };
         daemon.watch_left(now);
@@ -332,6 +342,7 @@ impl Daemon {
         self.broker.turn(now);
         self.tenants.turn(&mut self.broker, &self.epoll, now);
         self.clients.turn(&self.epoll, now);
+        self.manager.turn(now);
         let answers = self.broker.take_answers();
         self.tenants
             .deliver(answers, &mut self.broker, &self.epoll, now);
@@ -344,6 +355,7 @@ impl Daemon {
             self.broker.next_turn(),
             self.tenants.next_turn(),
             self.clients.next_turn(),
+            self.manager.next_turn(),
         ];
         let Some(due) = dues.into_iter().flatten().min() else {
             return Ok(self.timer.unset()?);

@@ -10,7 +10,7 @@ use lithosd::board::Board;
 use lithosd::config::{Config, DEFAULT_PATH};
 use lithosd::daemon::{self, TakeOver};
 use lithosd::gpu::Machine;
-use lithosd::{discover, selftest};
+use lithosd::{discover, log, selftest};
 use tracing_subscriber::EnvFilter;
 
 /// Shares GPUs between processes in partitions of TPCs.
@@ -103,7 +103,8 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         println!("{}: right; {partitions} partitions", cli.config.display());
         return Ok(());
     }
-    log(&config.log)?;
+    let filter = EnvFilter::try_new(&config.log).context("the log filter is wrong")?;
+    log::start(filter);
     let machine = if cli.without_driver {
         let boards = Machine::of_boards(&config.state_directory);
         Some(boards.context("there are no topologies in the state directory")?)
@@ -124,19 +125,4 @@ fn load(path: &Path) -> anyhow::Result<Config> {
     }
     let config = Config::load(path);
     config.with_context(|| format!("the configuration {} is wrong", path.display()))
-}
-
-/// Sends logs to standard error. The journal has its own times.
-fn log(filter: &str) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter).context("the log filter is wrong")?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false);
-    if std::env::var_os("JOURNAL_STREAM").is_some() {
-        log.without_time().init();
-    } else {
-        log.init();
-    }
-    Ok(())
 }

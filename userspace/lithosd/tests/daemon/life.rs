@@ -249,3 +249,31 @@ fn a_daemon_without_tenants_does_not_work() {
         before == last
     });
 }
+
+/// Lines as the journal wants them, and what the service manager is told.
+#[test]
+fn the_service_manager_hears_when_the_daemon_is_ready_and_that_it_ends() {
+    let dir = directory(&[GPU0]);
+    let config = configure(dir.path(), PARTITIONS);
+    let path = dir.path().join("notify");
+    let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    let heard = || {
+        let mut buffer = [0; 64];
+        let size = manager.recv(&mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..size]).into_owned()
+    };
+    let mut command = lithosd(&config);
+    command.env("NOTIFY_SOCKET", &path).stdin(Stdio::null());
+    let child = command.stderr(Stdio::piped()).spawn().unwrap();
+    assert_eq!(heard(), "READY=1");
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert_eq!(heard(), "STOPPING=1");
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.lines().count() > 2, "{text}");
+    for line in text.lines() {
+        assert!(line.starts_with("<6>") || line.starts_with("<4>"), "{line}");
+    }
+}
