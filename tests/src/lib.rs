@@ -13,6 +13,7 @@ pub mod footprint;
 pub mod latency;
 pub mod load;
 pub mod plot;
+pub mod restart;
 pub mod testbed;
 pub mod workload;
 

@@ -17,6 +17,7 @@ use lithos_tests::client::{Client, Place};
 use lithos_tests::figures::{self, Figure, Results, Target, Value, to_f64};
 use lithos_tests::footprint::{Footprint, read_cpu_time};
 use lithos_tests::load;
+use lithos_tests::restart::{self, Restart};
 use lithos_tests::testbed::{Hardware, Process, Programs, Simulation, Testbed};
 
 /// Measures the figures of trust and writes RESULTS/<GPU>/trust.json.
@@ -59,6 +60,7 @@ struct Measured {
     attach_p99_ms: Option<f64>,
     memory_mb: Option<f64>,
     idle_percent: Option<f64>,
+    restart: Option<Restart>,
     conformance: Option<Value>,
     executions: Option<f64>,
     crashes: Option<f64>,
@@ -96,6 +98,12 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
     println!("attaches, memory, idleness ...");
     note(daemon(&mut testbed, &mut measured), "the daemon");
     testbed.stop_daemon()?;
+    drop(testbed);
+
+    println!("restarts ...");
+    let mut testbed = Testbed::new(programs.clone(), &hardware)?;
+    testbed.start_daemon(&restart::configuration())?;
+    measured.restart = note(restart::measure(&mut testbed), "restarts");
     drop(testbed);
 
     println!("conformance ...");
@@ -254,6 +262,18 @@ impl Measured {
                 "%",
                 Target::Below(1.0),
                 self.idle_percent.map(Value::from),
+            ),
+            figure(
+                "kill -9 of the daemon under 16 programs to fail-static launches of all, worst of 5",
+                "ms",
+                Target::Below(100.0),
+                self.restart.map(|it| it.fail_static_ms.into()),
+            ),
+            figure(
+                "start of the next daemon to launches of all 16 that it granted, worst of 5",
+                "ms",
+                Target::Below(1000.0),
+                self.restart.map(|it| it.taken_over_ms.into()),
             ),
             figure(
                 "statements of the conformance suite that hold",
