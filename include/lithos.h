@@ -68,7 +68,7 @@ struct lithos_grant {
  * How old `heartbeat_ns` may be before a launch takes it that nobody schedules. Who schedules beats
  * several times in that span.
  */
-#define LITHOS_HEARTBEAT_STALE_NS 80000000
+#define LITHOS_HEARTBEAT_STALE_NS 60000000
 
 /* What the broker itself says about the scheduler; lives in `broker`, bits 7:0. */
 #define LITHOS_BROKER_SCHEDULED 0	/* the latest grant holds */

@@ -8,7 +8,8 @@
 mod process;
 
 use std::ffi::OsString;
-use std::os::unix::fs::MetadataExt;
+use std::fs::Permissions;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -86,7 +87,8 @@ pub struct Testbed {
     environment: Vec<(&'static str, OsString)>,
     daemon: Option<Process>,
     simulator: Option<Process>,
-    // Last, so that the folder goes after those who use it.
+    // Last, so that the folders go after those who use them.
+    run: TempDir,
     folder: TempDir,
 }
 
@@ -99,11 +101,13 @@ impl Testbed {
             folder.path(),
             std::os::unix::fs::PermissionsExt::from_mode(0o755),
         )?;
+        let run = runtime_folder()?;
         let mut testbed = Self {
             programs,
             environment: Vec::new(),
             daemon: None,
             simulator: None,
+            run,
             folder,
         };
         if let Hardware::Simulated(simulation) = hardware {
@@ -150,7 +154,7 @@ impl Testbed {
 
     /// Where the daemon's sockets are.
     pub fn runtime_directory(&self) -> PathBuf {
-        self.folder.path().join("run")
+        self.run.path().join("run")
     }
 
     /// Writes the daemon's configuration: the folders of this testbed and whatever else is given, as
@@ -354,6 +358,19 @@ impl Testbed {
         server.signal(Signal::SIGTERM)?;
         server.finish(Duration::from_secs(10)).map(Some)
     }
+}
+
+/// Makes the folder of a runtime directory. `/run` lies in memory, so this one does, too, where it can.
+fn runtime_folder() -> anyhow::Result<TempDir> {
+    let mut builder = tempfile::Builder::new();
+    builder
+        .prefix("lithos-")
+        .permissions(Permissions::from_mode(0o755));
+    let memory = Path::new("/dev/shm");
+    Ok(match memory.is_dir() {
+        true => builder.tempdir_in(memory)?,
+        false => builder.tempdir()?,
+    })
 }
 
 impl Drop for Testbed {
