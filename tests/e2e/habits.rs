@@ -66,7 +66,10 @@ fn assert_all_ran(report: &Value) {
 /// grants and have completed, and so can take TPCs from it.
 fn is_known_to_be_idle(bed: &Turn) {
     let status = bed.status_until("completion of all launches", |status| {
-        (channel(status, "a")["outstanding"] == 0).then(|| status.clone())
+        let channel = channel(status, "a");
+        // The ring is newer than what the daemon has read of it.
+        let has_all = channel["totals"]["launches"] == channel["counters"]["masked"];
+        (has_all && channel["outstanding"] == 0).then(|| status.clone())
     });
     let status = status.expect("all have completed");
     let channel = channel(&status, "a");
