@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! The broker's two languages, spoken by several peers at once: packets of tenants and lines of
-//! operators, as they come out of sockets, through decoding, broker and policy, while time passes.
+//! operators, as they come out of sockets, through decoding, broker and policy, while time passes and
+//! one broker takes over from another.
 
 use std::fs::{self, File};
-use std::os::fd::AsFd;
+use std::mem::offset_of;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::sync::OnceLock;
@@ -11,15 +13,18 @@ use std::sync::OnceLock;
 use lithos_abi::bindings::*;
 use lithos_abi::message::{self, PACKET_BYTES_MAX, decode, encode, set_text};
 use lithos_device::Identity;
-use lithos_policy::{Nanos, TpcSet};
-use lithosd::broker::{Broker, Process};
+use lithos_policy::{Nanos, TenantId, TpcSet};
+use lithosd::broker::{Broker, Process, Refused};
 use lithosd::clients::{self, Desk, Group};
 use lithosd::config::{Config, MpsEnable};
 use lithosd::control::{LINE_BYTES_MAX, Reply};
 use lithosd::daemon::Facts;
+use lithosd::estate::Estate;
 use lithosd::peer::Peer;
 use lithosd::session::Session;
 use lithosd::status::{MpsStatus, OriginStatus, Status};
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::input::Input;
 use crate::world::{self, GPU, START};
@@ -62,15 +67,49 @@ struct Conversation {
     connections: [Option<Connection>; CONNECTIONS],
     /// Partitions that were made for a process.
     owned: Vec<String>,
+    reached: Reached,
+}
+
+/// How far a conversation came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Reached {
     granted: usize,
+    taken_over: usize,
 }
 
 struct Connection {
+    process: Process,
     session: Session,
     /// A first grant is awaited, so nothing is read from the socket.
     waits: bool,
-    /// The pages of its channels, as they came.
-    pages: Vec<[File; 3]>,
+    /// What the process was to the broker before.
+    before: Option<TenantId>,
+    channels: Vec<Channel>,
+}
+
+impl Connection {
+    fn new(process: Process) -> Self {
+        Self {
+            process,
+            session: Session::new(process),
+            waits: false,
+            before: None,
+            channels: Vec::new(),
+        }
+    }
+
+    fn tenant(&self) -> Option<TenantId> {
+        self.session.tenant().or(self.before)
+    }
+}
+
+/// A channel, as a tenant has it.
+struct Channel {
+    id: u64,
+    /// Grant page, ring and arena, as they came.
+    pages: [File; 3],
+    /// The grant page that it is to follow from when it says so.
+    next: Option<File>,
 }
 
 /// Lets peers say anything to a broker, in any order.
@@ -78,8 +117,7 @@ pub fn protocol(data: &[u8]) {
     converse(data);
 }
 
-/// Returns how many channels were granted.
-fn converse(data: &[u8]) -> usize {
+fn converse(data: &[u8]) -> Reached {
     let mut input = Input(data);
     // What the conversation before has changed, if it changed anything.
     let _ = fs::remove_file(world::state().join("partitions.toml"));
@@ -100,25 +138,25 @@ fn converse(data: &[u8]) -> usize {
         now: START,
         connections: Default::default(),
         owned: Vec::new(),
-        granted: 0,
+        reached: Reached::default(),
     };
     while !input.is_empty() {
         conversation.step(&mut input);
     }
-    let granted = conversation.granted;
+    let reached = conversation.reached;
     conversation.finish();
-    granted
+    reached
 }
 
 impl Conversation {
     fn step(&mut self, input: &mut Input<'_>) {
-        match input.byte() % 12 {
+        match input.byte() % 17 {
             0 => self.say(input, |input| {
                 let size = usize::from(input.short()) % PACKET_BYTES_MAX;
                 input.bytes(size).to_vec()
             }),
             1 => self.say(input, |input| {
-                let kind = u32::from(input.byte() % 5);
+                let kind = u32::from(input.byte() % 8);
                 let size = usize::from(input.byte());
                 let body = input.bytes(size);
                 let size = u32::try_from(body.len()).expect("a byte's worth");
@@ -155,6 +193,30 @@ impl Conversation {
                 self.ask(line);
             }
             10 => self.ask(line(input).as_bytes()),
+            12 => self.restart(),
+            13 => {
+                let tenant = input.number();
+                let partition = NAMES[input.below(NAMES.len())];
+                self.say_for(input, |connection| {
+                    encode(&lithos_resume {
+                        version: LITHOS_ABI_VERSION,
+                        reserved: 0,
+                        // A small number is how far it is from what is right.
+                        tenant: connection.before.map_or(0, |before| before.0) ^ tenant,
+                        partition: set_text(partition),
+                    })
+                });
+            }
+            14 => self.hand_over(input),
+            15 => {
+                let (index, other) = (input.below(3), input.number());
+                self.say_for(input, |connection| {
+                    let channel = connection.channels.get(index);
+                    encode(&lithos_channel_resumed {
+                        channel: channel.map_or(0, |channel| channel.id) ^ other,
+                    })
+                });
+            }
             _ => self.wait(Nanos(u64::from(input.short()) * 1_000)),
         }
         self.deliver();
@@ -164,22 +226,108 @@ impl Conversation {
     fn say(&mut self, input: &mut Input<'_>, packet: impl FnOnce(&mut Input<'_>) -> Vec<u8>) {
         let index = input.below(CONNECTIONS);
         let packet = packet(input);
+        self.say_as(index, |_| packet);
+    }
+
+    /// One connection says a packet that follows from what it knows, if anybody reads it.
+    fn say_for(&mut self, input: &mut Input<'_>, packet: impl FnOnce(&Connection) -> Vec<u8>) {
+        self.say_as(input.below(CONNECTIONS), packet);
+    }
+
+    fn say_as(&mut self, index: usize, packet: impl FnOnce(&Connection) -> Vec<u8>) {
         let process = Process {
             pid: 1 + i32::try_from(index).expect("few connections"),
             uid: 1000,
             start_ticks: 0,
         };
-        let connection = self.connections[index].get_or_insert_with(|| Connection {
-            session: Session::new(process),
-            waits: false,
-            pages: Vec::new(),
-        });
+        let connection = self.connections[index].get_or_insert_with(|| Connection::new(process));
         if connection.waits {
             return;
         }
+        let packet = packet(connection);
         match connection.session.take(&packet, &mut self.broker, self.now) {
-            Some(reply) => check_reply(&packet, &reply),
+            Some(reply) => {
+                check_reply(&packet, &reply);
+                if let Ok(resumed) = decode::<lithos_channel_resumed>(&packet)
+                    && decode::<lithos_reply>(&reply).expect("checked above").error == 0
+                {
+                    let mut channels = connection.channels.iter_mut();
+                    let channel = channels.find(|channel| channel.id == resumed.channel);
+                    let channel = channel.expect("a channel that was handed over");
+                    channel.pages[0] = channel.next.take().expect("a page to follow");
+                    self.reached.taken_over += 1;
+                }
+            }
             None => connection.waits = true,
+        }
+    }
+
+    /// The broker ends, and another one begins with what it left.
+    fn restart(&mut self) {
+        let estate = self.broker.estate();
+        let text = serde_json::to_string(&estate).expect("JSON");
+        let read: Estate = serde_json::from_str(&text).expect("an estate");
+        assert_eq!(read, estate);
+        self.broker = world::succeeding(config().clone(), Some(read), self.now);
+        let known = self
+            .broker
+            .status(self.facts.status(self.now, &self.broker), self.now);
+        for connection in self.connections.iter_mut().flatten() {
+            let tenant = connection.tenant();
+            connection.before = tenant.filter(|id| known.tenants.iter().any(|t| t.tenant == id.0));
+            connection.session = Session::new(connection.process);
+            connection.waits = false;
+            for channel in &mut connection.channels {
+                channel.next = None;
+            }
+        }
+    }
+
+    /// A process hands over a channel, or what it takes for one.
+    fn hand_over(&mut self, input: &mut Input<'_>) {
+        let index = input.below(CONNECTIONS);
+        let Some(connection) = self.connections[index].as_mut().filter(|c| !c.waits) else {
+            return;
+        };
+        let count = connection.channels.len();
+        let other = input.number();
+        let id = match connection.channels.get(input.below(count + 1)) {
+            Some(channel) => channel.id ^ other,
+            None => other,
+        };
+        let mut packet = encode(&lithos_channel_resume {
+            channel: id,
+            reserved: [0; 3],
+        });
+        let own = connection.channels.iter().find(|channel| channel.id == id);
+        let own = own.or(connection.channels.first());
+        let copy = |page: usize| own.map(|own| descriptor(own.pages[page].as_fd()));
+        let files = match input.byte() % 8 {
+            0 => [copy(2), copy(1)],
+            1 => [copy(0), copy(0)],
+            2 => [copy(1), Some(memory(input))],
+            3 => [Some(memory(input)), copy(2)],
+            4 => {
+                packet.truncate(usize::from(input.byte()));
+                [copy(1), copy(2)]
+            }
+            _ => [copy(1), copy(2)],
+        };
+        let files = match files {
+            [Some(ring), Some(arena)] => Ok([ring, arena]),
+            _ => Err(Refused::new(libc::EBADMSG, "none came")),
+        };
+        let session = &mut connection.session;
+        let (reply, pages) = session.hand_over(&packet, files, &mut self.broker, self.now);
+        let reply: lithos_channel = decode(&reply).expect("a reply to a channel's handing over");
+        assert_eq!(reply.reply.error == 0, pages.len() == 1);
+        if let [page] = pages[..] {
+            let channel = connection
+                .channels
+                .iter_mut()
+                .find(|channel| channel.id == id);
+            let channel = channel.expect("a channel that this process had");
+            channel.next = Some(File::from(descriptor(page)));
         }
     }
 
@@ -192,7 +340,7 @@ impl Conversation {
             assert!(connection.waits, "an answer is for somebody who waits");
             connection.waits = false;
             let granted = answer.outcome.is_ok();
-            self.granted += usize::from(granted);
+            self.reached.granted += usize::from(granted);
             let (reply, pages) = connection
                 .session
                 .answer(answer.outcome, &mut self.broker)
@@ -202,32 +350,35 @@ impl Conversation {
                 (reply.reply.error == 0, pages.len()),
                 (granted, if granted { 3 } else { 0 })
             );
-            if let [grant, ring, arena] = pages[..] {
-                let copy = |page: std::os::fd::BorrowedFd<'_>| {
-                    File::from(page.try_clone_to_owned().expect("a descriptor"))
-                };
-                connection
-                    .pages
-                    .push([copy(grant), copy(ring), copy(arena)]);
+            if let Ok(pages) = <[BorrowedFd<'_>; 3]>::try_from(pages) {
+                connection.channels.push(Channel {
+                    id: reply.channel,
+                    pages: pages.map(|page| File::from(descriptor(page))),
+                    next: None,
+                });
             }
         }
     }
 
     fn hang_up(&mut self, index: usize) {
-        if let Some(connection) = self.connections[index].take()
-            && let Some(tenant) = connection.session.tenant()
-        {
+        let Some(connection) = self.connections[index].take() else {
+            return;
+        };
+        if let Some(tenant) = connection.session.tenant() {
             self.broker.end_tenant(tenant, "it hung up", self.now);
+        }
+        if let Some(tenant) = connection.before {
+            self.broker.end_absent(tenant, self.now);
         }
     }
 
     /// A tenant writes what it likes where it can.
     fn scribble(&mut self, input: &mut Input<'_>) {
         let connection = &self.connections[input.below(CONNECTIONS)];
-        let Some(connection) = connection.as_ref().filter(|c| !c.pages.is_empty()) else {
+        let Some(connection) = connection.as_ref().filter(|c| !c.channels.is_empty()) else {
             return;
         };
-        let pages = &connection.pages[input.below(connection.pages.len())];
+        let pages = &connection.channels[input.below(connection.channels.len())].pages;
         let page = &pages[1 + input.below(2)];
         let size = page.metadata().expect("a file").len();
         let at = u64::from(input.short()) * 8 % size;
@@ -286,6 +437,33 @@ impl Conversation {
             taken |= share.owned;
         }
         assert!(taken.len() <= TPCS);
+
+        // Whatever page a process follows, it has no TPC that a process of another partition has.
+        let tenants = self.status().tenants;
+        let mut granted = Vec::<(&str, TpcSet)>::new();
+        for connection in self.connections.iter().flatten() {
+            let id = connection.tenant();
+            let Some(tenant) = tenants
+                .iter()
+                .find(|t| id.is_some_and(|id| id.0 == t.tenant))
+            else {
+                continue;
+            };
+            let known = |id| tenant.channels.contains(&id) || tenant.left.contains(&id);
+            for channel in connection.channels.iter().filter(|c| known(c.id)) {
+                let pages = [Some(&channel.pages[0]), channel.next.as_ref()];
+                let tpcs = pages.into_iter().flatten().map(tpcs_in);
+                granted.extend(tpcs.map(|tpcs| (tenant.partition.as_str(), tpcs)));
+            }
+        }
+        for (index, (partition, tpcs)) in granted.iter().enumerate() {
+            for (other, others) in &granted[..index] {
+                assert!(
+                    partition == other || tpcs.is_disjoint(*others),
+                    "{granted:?}"
+                );
+            }
+        }
     }
 
     /// Everybody leaves.
@@ -345,7 +523,7 @@ fn check_reply(request: &[u8], reply: &[u8]) {
     let kind = message::kind(reply).expect("a whole message");
     let asked = request
         .first_chunk()
-        .map_or(0, |head| u32::from_le_bytes(*head));
+        .map_or(0, |head| u32::from_le_bytes(*head) & !LITHOS_MESSAGE_REPLY);
     // A reply that several requests have bears the type of the first.
     let asked = match asked {
         LITHOS_MESSAGE_RESUME => LITHOS_MESSAGE_ATTACH,
@@ -354,13 +532,49 @@ fn check_reply(request: &[u8], reply: &[u8]) {
         other => other,
     };
     assert_eq!(kind, asked | LITHOS_MESSAGE_REPLY);
-    let well_formed = match asked & !LITHOS_MESSAGE_REPLY {
+    let well_formed = match asked {
         LITHOS_MESSAGE_ATTACH => decode::<lithos_attached>(reply).is_ok(),
         LITHOS_MESSAGE_CHANNEL_CREATE => decode::<lithos_channel>(reply).is_ok(),
         LITHOS_MESSAGE_CHANNEL_DESTROY => decode::<lithos_reply>(reply).is_ok(),
         _ => reply.len() == size_of::<lithos_message>() + size_of::<lithos_reply>(),
     };
     assert!(well_formed, "{reply:?}");
+}
+
+/// The TPCs of the grants in a grant page.
+fn tpcs_in(page: &File) -> TpcSet {
+    let word = |at: usize| {
+        let mut bytes = [0; 8];
+        page.read_exact_at(&mut bytes, at as u64)
+            .expect("a grant page");
+        u64::from_le_bytes(bytes)
+    };
+    let latest = word(offset_of!(lithos_grant_page, latest));
+    let slot =
+        offset_of!(lithos_grant_page, slots) + (latest & 1) as usize * size_of::<lithos_grant>();
+    let in_slot = |slot: usize| {
+        let at = slot + offset_of!(lithos_grant, tpcs);
+        TpcSet::from_words([word(at), word(at + 8)])
+    };
+    in_slot(slot) | in_slot(offset_of!(lithos_grant_page, fail_static))
+}
+
+fn descriptor(file: BorrowedFd<'_>) -> OwnedFd {
+    file.try_clone_to_owned().expect("a descriptor")
+}
+
+/// A file in memory, of any size, which may be sealed.
+fn memory(input: &mut Input<'_>) -> OwnedFd {
+    let flags = MFdFlags::MFD_ALLOW_SEALING;
+    let file = File::from(memfd_create(c"stranger", flags).expect("a file in memory"));
+    let pages = u64::from(input.byte() % 32);
+    file.set_len(pages * u64::from(LITHOS_PAGE_BYTES))
+        .expect("a size");
+    if input.flag() {
+        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW;
+        fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).expect("seals");
+    }
+    file.into()
 }
 
 fn config() -> &'static Config {
@@ -408,8 +622,18 @@ mod tests {
     #[test]
     fn tenants_of_the_committed_conversations_are_granted_channels() {
         let two_tenants = include_bytes!("../corpus/protocol/two-tenants");
-        assert_eq!(converse(two_tenants), 2);
+        assert_eq!(converse(two_tenants).granted, 2);
         let garbage = include_bytes!("../corpus/protocol/garbage-in-pages");
-        assert_eq!(converse(garbage), 2);
+        assert_eq!(converse(garbage).granted, 2);
+    }
+
+    #[test]
+    fn channels_of_the_committed_conversations_are_taken_over() {
+        let restart = include_bytes!("../corpus/protocol/restart");
+        let expected = Reached {
+            granted: 2,
+            taken_over: 3,
+        };
+        assert_eq!(converse(restart), expected);
     }
 }

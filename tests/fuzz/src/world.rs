@@ -7,6 +7,7 @@ use lithos_policy::{Nanos, Topology, Tpc};
 use lithosd::board::{BOARD_VERSION, Board};
 use lithosd::broker::Broker;
 use lithosd::config::Config;
+use lithosd::estate::Estate;
 use lithosd::gpu::{Gpu, Listed};
 use lithosd::operator::Partitions;
 use lithosd::selftest::{Proof, Verdict};
@@ -20,9 +21,14 @@ pub(crate) const START: Nanos = Nanos(1_000_000_000);
 
 /// A broker of one GPU, with the state that is in the state directory.
 pub(crate) fn broker(config: Config) -> Broker {
+    succeeding(config, None, START)
+}
+
+/// The same, after another one that left something.
+pub(crate) fn succeeding(config: Config, estate: Option<Estate>, now: Nanos) -> Broker {
     let store = Store::open(&state()).expect("a state directory that this process wrote");
     let partitions = Partitions::new(config.partitions.clone(), store);
-    Broker::new(config, vec![gpu()], Vec::new(), partitions, START)
+    Broker::succeeding(config, vec![gpu()], Vec::new(), partitions, estate, now)
 }
 
 /// 3 GPCs of 4 TPCs, with holes between, and one TPC alone.

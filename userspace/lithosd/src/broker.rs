@@ -173,7 +173,7 @@ impl Broker {
     }
 
     /// A broker that goes on from what one before it left.
-    pub(crate) fn succeeding(
+    pub fn succeeding(
         config: Config,
         gpus: Vec<Gpu>,
         unfit: Vec<Unfit>,

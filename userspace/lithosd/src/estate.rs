@@ -27,7 +27,7 @@ const VERSION: u32 = 1;
 /// All that is left.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Estate {
+pub struct Estate {
     pub(crate) version: u32,
     /// Which start of the machine it is about.
     pub(crate) boot: String,

@@ -18,7 +18,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod discover;
-mod estate;
+pub mod estate;
 pub mod file;
 pub mod gpu;
 mod grant;

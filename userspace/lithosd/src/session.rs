@@ -208,10 +208,10 @@ fn malformed(error: MessageError) -> Refused {
 }
 
 /// Returns the reply that refuses a request of a type. All replies begin alike, so that one to a
-/// type that is not known here can be read, too.
+/// type that is not known here can be read, too. What comes with the type of a reply gets that reply.
 fn refusal(kind: u32, why: &Refused) -> Vec<u8> {
     let reply = why.reply();
-    match kind {
+    match kind & !LITHOS_MESSAGE_REPLY {
         LITHOS_MESSAGE_ATTACH | LITHOS_MESSAGE_RESUME => encode(&lithos_attached {
             reply,
             tenant: 0,

@@ -292,7 +292,7 @@ impl Broker {
     }
 
     /// Ends a tenant whose process ended before it came back.
-    pub(crate) fn end_absent(&mut self, tenant: TenantId, now: Nanos) {
+    pub fn end_absent(&mut self, tenant: TenantId, now: Nanos) {
         if self
             .tenants
             .get(&tenant)
@@ -332,7 +332,8 @@ impl Broker {
         }
     }
 
-    fn estate(&self) -> Estate {
+    /// Returns what the next daemon has to know.
+    pub fn estate(&self) -> Estate {
         let uuid = |id: GpuId| {
             let gpu = self.gpus.iter().find(|gpu| GpuId(gpu.index) == id);
             gpu.map(|gpu| gpu.board.uuid.clone()).unwrap_or_default()

@@ -34,6 +34,10 @@ fn packets_that_are_no_requests_are_refused_and_the_connection_lives() {
     endless[16..80].fill(b'x');
     let mut unknown = good.clone();
     unknown[0] = 77;
+    // A program that mistakes itself for the broker gets what such a reply is the reply to.
+    let reply = LITHOS_MESSAGE_CHANNEL_CREATE | LITHOS_MESSAGE_REPLY;
+    let mut replying = good.clone();
+    replying[..4].copy_from_slice(&reply.to_le_bytes());
     let cases = [
         ("three bytes", vec![1, 0, 0], 0),
         ("a header alone", good[..8].to_vec(), LITHOS_MESSAGE_ATTACH),
@@ -45,6 +49,7 @@ fn packets_that_are_no_requests_are_refused_and_the_connection_lives() {
         ("a set reserved field", reserved, LITHOS_MESSAGE_ATTACH),
         ("a text without an end", endless, LITHOS_MESSAGE_ATTACH),
         ("an unknown type", unknown, 77),
+        ("the type of a reply", replying, reply),
         (
             "an oversized packet",
             vec![1; PACKET_BYTES_MAX + 1],
@@ -66,7 +71,7 @@ fn packets_that_are_no_requests_are_refused_and_the_connection_lives() {
         );
     }
     assert_eq!(raw.attach("a")[8], 0);
-    assert_eq!(daemon.status().daemon.refused, 8);
+    assert_eq!(daemon.status().daemon.refused, 9);
 }
 
 #[test]
