@@ -2,8 +2,8 @@
 /*
  * The contract between a tenant, whoever schedules it, and the broker that stands between them.
  *
- * A *broker* hands out channels: today lithosd itself, over a Unix socket (the embedded broker);
- * later lithos.ko, through /dev/lithos, with the same structures as arguments of its ioctls. A
+ * A *broker* hands out channels: lithos.ko, through /dev/lithos, or, where no module can be loaded,
+ * lithosd itself, over a Unix socket (the embedded broker). A
  * *channel* belongs to one CUDA context and consists of three pieces of shared memory:
  *
  *	grant page	what the channel may do now; written by the scheduler, read-only to the tenant
@@ -28,6 +28,7 @@
 #ifndef LITHOS_H
 #define LITHOS_H
 
+#include <linux/ioctl.h>
 #include <linux/types.h>
 
 /* Version 1: grants of masks, launch records with completion stamps. Gates are laid out, not used. */
@@ -235,6 +236,38 @@ struct lithos_stamp {
 	__u64 reserved[6];
 };
 
+/* ---- Gates and tails ------------------------------------------------------------------------- */
+
+/*
+ * A gate as it lies in its region: two NULL descriptors that schedule each other for as long as the gate
+ * is shut. `word` decides, and is one of two constants, stored plainly by whoever may: dependent 0 (the
+ * bounce) or dependent 1 (the atom) is enabled. Both have the action SCHEDULE.
+ */
+struct lithos_gate {
+	__u8 descriptor[44];
+	__u32 word;
+	__u8 rest[464];
+	__u8 bounce[512];
+};
+#define LITHOS_GATE_SHUT 0x00430001	/* with the stamp that says that it is waited here */
+#define LITHOS_GATE_OPEN 0x00620000
+
+/*
+ * The end of a chain. The tenant sets `published` to the launch's sequence when the chain may run, and
+ * back to 0 when it uses the tail again; the GPU writes `done`, its low 32 bits, on completion. So a
+ * chain may still run if `published` is not 0 and its low half is not `done`.
+ */
+struct lithos_tail {
+	__u8 descriptor[384];
+	__u64 published;
+	__u64 remaining_ns;		/* predicted, when it was published */
+	__u64 reserved[2];
+	__u32 done;			/* the GPU writes 16 bytes from here */
+	__u32 zero;
+	__u64 done_gpu_ns;
+	__u64 reserved2[10];
+};
+
 /* ---- Messages to the embedded broker --------------------------------------------------------- */
 
 /*
@@ -325,6 +358,242 @@ struct lithos_channel_resume {
 
 struct lithos_channel_resumed {
 	__u64 channel;
+};
+
+/* ---- /dev/lithos ------------------------------------------------------------------------------ */
+
+/*
+ * An open file is nothing at first. SCHEDULER_CLAIM makes it a scheduler, TENANT_ATTACH a tenant; it is
+ * one of them until it is closed, and the calls of the other fail with EPERM. A reserved field that is not
+ * zero, a flag that is not known, a text that does not end: EINVAL. A pointer to nothing: EFAULT. An
+ * id of what is gone, or of somebody else: ENOENT. Any other command: ENOTTY.
+ *
+ * Ids of tenants and channels: a place in bits 15:0, its generation above; never 0, never used again.
+ */
+#define LITHOS_ID_PLACE_BITS 16
+
+/* What is there. Anybody may ask. */
+struct lithos_info {
+	__u32 version;			/* LITHOS_ABI_VERSION */
+	__u32 schedulers;		/* GPUs that somebody schedules */
+	__u32 tenants;
+	__u32 channels;
+	__u64 pinned_bytes;		/* of rings and arenas */
+	__u32 admission;		/* LITHOS_ADMISSION_* */
+	__u32 flags;			/* LITHOS_INFO_* */
+	__u64 reserved[4];
+};
+
+#define LITHOS_INFO_GPU_DRIVER 1	/* the NVIDIA driver is loaded and its allocations are seen */
+
+/* -- Tenants.  Only the process whose address space it was when the file became a tenant: else EPERM. */
+
+/*
+ * Makes the file a tenant. ENXIO: nobody schedules; EPROTONOSUPPORT: another version; EUSERS: the limit
+ * of tenants, of all or of this user; EALREADY: it is one already; EOPNOTSUPP: the address space has
+ * a tenant already. What the scheduler says to it comes with TENANT_WAIT.
+ */
+struct lithos_tenant_attach {
+	struct lithos_attach request;
+	__u64 tenant;			/* out */
+};
+
+/*
+ * What a scheduler says to a tenant, or about a channel. The scheduler fills in all but the timeout and
+ * calls TENANT_ANSWER or CHANNEL_ANSWER, once; the tenant gives id and timeout and waits for it, as often
+ * as it likes. ETIMEDOUT: none came in time; EINTR: a signal.
+ */
+struct lithos_answer {
+	__u64 id;			/* of the tenant, or of the channel */
+	__u64 timeout_ns;		/* at most LITHOS_TIMEOUT_NS_MAX */
+	__u32 flags;			/* LITHOS_ATTACHED_* */
+	__u32 reserved;
+	struct lithos_reply reply;
+};
+#define LITHOS_TIMEOUT_NS_MAX 600000000000ull
+
+/*
+ * Makes a channel. ENODEV: nobody schedules that GPU; EUSERS: the limit of channels; EDQUOT: the limit of
+ * pinned pages; ENOMEM. It may be mapped from now on; it has a grant when CHANNEL_WAIT says so.
+ */
+struct lithos_channel_open {
+	struct lithos_channel_create request;
+	__u64 channel;			/* out */
+	__u64 ring_bytes;		/* out */
+	__u64 arena_bytes;		/* out */
+};
+
+/* Sleeps until the channel has been woken another number of times than `seen`. ETIMEDOUT, EINTR. */
+struct lithos_sleep {
+	__u64 channel;
+	__u64 timeout_ns;
+	__u64 seen;			/* in and out */
+	__u64 reserved;
+};
+
+struct lithos_id {
+	__u64 id;
+};
+
+/*
+ * Pages of a channel, for its tenant and for its scheduler: mmap at this offset, all of it, MAP_SHARED,
+ * at any address. Grant page: the tenant reads it. Ring and arena: the scheduler reads the ring. A
+ * mapping is not inherited, cannot grow, and is never executable. A scheduler's ends with its claim
+ * (SIGBUS), a tenant's lives on.
+ */
+#define LITHOS_MAP_GRANT 0
+#define LITHOS_MAP_RING 1
+#define LITHOS_MAP_ARENA 2
+#define LITHOS_MAP_OFFSET(channel, kind) ((((__u64)(channel) << 2) | (kind)) << 12)
+/* so that an offset is no negative number */
+#define LITHOS_ID_GENERATION_BITS 32
+
+/* -- Schedulers. CAP_SYS_ADMIN in the initial user namespace, or EPERM. */
+
+/*
+ * Claims a GPU, or gives a GPU that this file has new sizes for channels to come. EBUSY: somebody else has
+ * it. A scheduler says every LITHOS_HEARTBEAT_STALE_NS / 3 that it lives (SCHEDULER_BEAT); when it has
+ * not for longer than LITHOS_HEARTBEAT_STALE_NS, or is closed, the kernel opens every gate, selects the
+ * fail-static grants, takes its mappings away and forgets its claims; each call of it fails with ESTALE
+ * from then on. The channels stay, for whoever claims the GPU next; to it they are re-armed.
+ */
+struct lithos_scheduler_claim {
+	__u32 version;			/* LITHOS_ABI_VERSION */
+	__u32 records;			/* of a channel's ring; a power of two */
+	__u8 gpu[16];			/* UUID */
+	__u64 ring_bytes;		/* whole pages */
+	__u64 arena_bytes;		/* whole pages */
+	__u64 epoch;			/* out: of the claim */
+	struct lithos_region regions[LITHOS_REGIONS];
+};
+
+/*
+ * TENANT_EVICT: the tenant's process gets SIGKILL, and with it goes whatever it has, its GPU channels
+ * too, as soon as the kernel has ended it.
+ */
+
+/* Next after the id that is given, 0 for the first; ENOENT after the last. */
+struct lithos_tenant_info {
+	__u64 tenant;			/* in and out */
+	__s32 pid;			/* of the process, in the initial namespace */
+	__u32 uid;			/* in the initial user namespace */
+	__u64 cgroup;			/* id, as in the file system's inode number */
+	__u64 start_ns;			/* of the process, since the machine started */
+	__u32 channels;
+	__u32 gpu_channels;		/* that the NVIDIA driver gave it, if they are counted */
+	__u32 flags;			/* LITHOS_TENANT_* */
+	__u32 reserved;
+	struct lithos_attach request;
+};
+#define LITHOS_TENANT_ANSWERED 1
+
+/* Only those of GPUs that this file has claimed. */
+struct lithos_channel_info {
+	__u64 channel;			/* in and out */
+	__u64 tenant;
+	__u8 gpu[16];
+	__u64 context;
+	__u64 ring_bytes;
+	__u64 arena_bytes;
+	__u32 records;
+	__u32 flags;			/* LITHOS_CHANNEL_* */
+	struct lithos_region regions[LITHOS_REGIONS];
+};
+#define LITHOS_CHANNEL_ANSWERED 1
+
+/*
+ * Events: read() gives whole ones, as many as fit; EAGAIN, or sleep, if there is none; poll() tells.
+ * The queue is bounded. When it is full the oldest stay, what is new is lost, and LITHOS_EVENT_LOST comes
+ * in its place: then TENANT_NEXT and CHANNEL_NEXT tell what there is. Doorbells of a channel that were
+ * not read yet are one. An event about a channel goes to its GPU's scheduler, another one to all.
+ */
+struct lithos_event {
+	__u32 type;			/* LITHOS_EVENT_* */
+	__u32 uid;
+	__u64 time_ns;
+	__u64 tenant;
+	__u64 channel;
+	__s32 pid;
+	__u32 reserved;
+	__u64 value;
+	__u64 reserved2[2];
+};
+
+#define LITHOS_EVENT_TENANT 1		/* attached; waits for TENANT_ANSWER */
+#define LITHOS_EVENT_TENANT_END 2	/* its address space has ended, or its file was closed */
+#define LITHOS_EVENT_CHANNEL 3		/* opened; waits for CHANNEL_ANSWER; value: context */
+#define LITHOS_EVENT_CHANNEL_END 4	/* closed, or its tenant has ended; value: chains that did not end in time */
+#define LITHOS_EVENT_DOORBELL 5		/* the tenant calls */
+#define LITHOS_EVENT_WATCHDOG 6		/* this scheduler was taken for dead; value: ns since it beat */
+#define LITHOS_EVENT_LOST 7		/* value: events that found no room */
+#define LITHOS_EVENT_GPU_REFUSED 8	/* a process was refused a GPU channel; value: class */
+
+/* -- Who may have GPU channels (NVIDIA's). Schedulers only. */
+
+#define LITHOS_ADMISSION_OFF 0		/* nothing is looked at */
+#define LITHOS_ADMISSION_AUDIT 1	/* who has how many is counted and told */
+#define LITHOS_ADMISSION_ENFORCE 2	/* refused to all but tenants and those admitted */
+
+/*
+ * ENFORCE without the NVIDIA driver's symbol, while that driver is loaded: EOPNOTSUPP, and whatever was
+ * in force stays. The driver loaded later without the symbol: every allocation that can be seen is
+ * refused, and LITHOS_INFO says that none can be.
+ */
+struct lithos_admission {
+	__u32 mode;			/* LITHOS_ADMISSION_* */
+	__u32 tenant_channels_max;	/* GPU channels a tenant may have; 0: any number */
+	__u64 reserved[2];
+};
+
+struct lithos_admit {
+	__u32 kind;			/* LITHOS_ADMIT_* */
+	__u32 admitted;			/* 1, or 0: no longer */
+	__u64 id;
+	__u64 reserved;
+};
+#define LITHOS_ADMIT_PROCESS 1		/* id: a pid; until it ends */
+#define LITHOS_ADMIT_CGROUP 2		/* id: of a cgroup; whoever is in it or below */
+
+/* Next process after the pid that is given, 0 for the first; ENOENT after the last. */
+struct lithos_gpu_user {
+	__s32 pid;			/* in and out */
+	__u32 channels;			/* GPU channels that it has */
+	__u32 groups;			/* channel groups */
+	__u32 doorbells;		/* mappings of doorbells */
+	__u64 refused;			/* allocations that were refused it */
+	__u64 tenant;			/* 0: it is none */
+	char command[16];
+	__u64 reserved[2];
+};
+
+/* The commands. */
+enum lithos_command {
+	/* Anybody. */
+	LITHOS_INFO = _IOR('L', 0x00, struct lithos_info),
+
+	/* Tenants. */
+	LITHOS_TENANT_ATTACH = _IOWR('L', 0x10, struct lithos_tenant_attach),
+	LITHOS_TENANT_WAIT = _IOWR('L', 0x11, struct lithos_answer),
+	LITHOS_CHANNEL_OPEN = _IOWR('L', 0x12, struct lithos_channel_open),
+	LITHOS_CHANNEL_WAIT = _IOWR('L', 0x13, struct lithos_answer),
+	LITHOS_CHANNEL_SLEEP = _IOWR('L', 0x14, struct lithos_sleep),
+	LITHOS_CHANNEL_RING = _IOW('L', 0x15, struct lithos_id),
+	LITHOS_CHANNEL_CLOSE = _IOW('L', 0x16, struct lithos_id),
+
+	/* Schedulers. */
+	LITHOS_SCHEDULER_CLAIM = _IOWR('L', 0x20, struct lithos_scheduler_claim),
+	LITHOS_SCHEDULER_BEAT = _IO('L', 0x21),
+	LITHOS_TENANT_ANSWER = _IOW('L', 0x22, struct lithos_answer),
+	LITHOS_CHANNEL_ANSWER = _IOW('L', 0x23, struct lithos_answer),
+	LITHOS_CHANNEL_WAKE = _IOW('L', 0x24, struct lithos_id),
+	LITHOS_TENANT_EVICT = _IOW('L', 0x25, struct lithos_id),
+	LITHOS_TENANT_NEXT = _IOWR('L', 0x26, struct lithos_tenant_info),
+	LITHOS_CHANNEL_NEXT = _IOWR('L', 0x27, struct lithos_channel_info),
+
+	/* Schedulers, about GPU channels. */
+	LITHOS_ADMISSION_SET = _IOW('L', 0x30, struct lithos_admission),
+	LITHOS_ADMIT = _IOW('L', 0x31, struct lithos_admit),
+	LITHOS_GPU_USER_NEXT = _IOWR('L', 0x32, struct lithos_gpu_user),
 };
 
 #endif /* LITHOS_H */

@@ -30,6 +30,8 @@ pub const LITHOS_RECORD_WIDENED: u32 = 8;
 pub const LITHOS_RECORD_UNMANAGED: u32 = 16;
 pub const LITHOS_RECORD_VOID: u32 = 32;
 pub const LITHOS_RECORD_FAIL_STATIC: u32 = 64;
+pub const LITHOS_GATE_SHUT: u32 = 4390913;
+pub const LITHOS_GATE_OPEN: u32 = 6422528;
 pub const LITHOS_MESSAGE_ATTACH: u32 = 1;
 pub const LITHOS_MESSAGE_CHANNEL_CREATE: u32 = 2;
 pub const LITHOS_MESSAGE_CHANNEL_DESTROY: u32 = 3;
@@ -38,8 +40,31 @@ pub const LITHOS_MESSAGE_CHANNEL_RESUME: u32 = 5;
 pub const LITHOS_MESSAGE_CHANNEL_RESUMED: u32 = 6;
 pub const LITHOS_MESSAGE_REPLY: u32 = 32768;
 pub const LITHOS_ATTACHED_ENFORCE: u32 = 1;
+pub const LITHOS_ID_PLACE_BITS: u32 = 16;
+pub const LITHOS_INFO_GPU_DRIVER: u32 = 1;
+pub const LITHOS_TIMEOUT_NS_MAX: u64 = 600000000000;
+pub const LITHOS_MAP_GRANT: u32 = 0;
+pub const LITHOS_MAP_RING: u32 = 1;
+pub const LITHOS_MAP_ARENA: u32 = 2;
+pub const LITHOS_ID_GENERATION_BITS: u32 = 32;
+pub const LITHOS_TENANT_ANSWERED: u32 = 1;
+pub const LITHOS_CHANNEL_ANSWERED: u32 = 1;
+pub const LITHOS_EVENT_TENANT: u32 = 1;
+pub const LITHOS_EVENT_TENANT_END: u32 = 2;
+pub const LITHOS_EVENT_CHANNEL: u32 = 3;
+pub const LITHOS_EVENT_CHANNEL_END: u32 = 4;
+pub const LITHOS_EVENT_DOORBELL: u32 = 5;
+pub const LITHOS_EVENT_WATCHDOG: u32 = 6;
+pub const LITHOS_EVENT_LOST: u32 = 7;
+pub const LITHOS_EVENT_GPU_REFUSED: u32 = 8;
+pub const LITHOS_ADMISSION_OFF: u32 = 0;
+pub const LITHOS_ADMISSION_AUDIT: u32 = 1;
+pub const LITHOS_ADMISSION_ENFORCE: u32 = 2;
+pub const LITHOS_ADMIT_PROCESS: u32 = 1;
+pub const LITHOS_ADMIT_CGROUP: u32 = 2;
 pub type __u8 = ::core::ffi::c_uchar;
 pub type __u16 = ::core::ffi::c_ushort;
+pub type __s32 = ::core::ffi::c_int;
 pub type __u32 = ::core::ffi::c_uint;
 pub type __u64 = ::core::ffi::c_ulonglong;
 #[repr(C)]
@@ -312,6 +337,74 @@ const _: () = {
         [::core::mem::offset_of!(lithos_stamp, reserved) - 16usize];
 };
 #[repr(C)]
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub struct lithos_gate {
+    pub descriptor: [__u8; 44usize],
+    pub word: __u32,
+    pub rest: [__u8; 464usize],
+    pub bounce: [__u8; 512usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of lithos_gate"][::core::mem::size_of::<lithos_gate>() - 1024usize];
+    ["Alignment of lithos_gate"][::core::mem::align_of::<lithos_gate>() - 4usize];
+    ["Offset of field: lithos_gate::descriptor"]
+        [::core::mem::offset_of!(lithos_gate, descriptor) - 0usize];
+    ["Offset of field: lithos_gate::word"][::core::mem::offset_of!(lithos_gate, word) - 44usize];
+    ["Offset of field: lithos_gate::rest"][::core::mem::offset_of!(lithos_gate, rest) - 48usize];
+    ["Offset of field: lithos_gate::bounce"]
+        [::core::mem::offset_of!(lithos_gate, bounce) - 512usize];
+};
+impl Default for lithos_gate {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub struct lithos_tail {
+    pub descriptor: [__u8; 384usize],
+    pub published: __u64,
+    pub remaining_ns: __u64,
+    pub reserved: [__u64; 2usize],
+    pub done: __u32,
+    pub zero: __u32,
+    pub done_gpu_ns: __u64,
+    pub reserved2: [__u64; 10usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of lithos_tail"][::core::mem::size_of::<lithos_tail>() - 512usize];
+    ["Alignment of lithos_tail"][::core::mem::align_of::<lithos_tail>() - 8usize];
+    ["Offset of field: lithos_tail::descriptor"]
+        [::core::mem::offset_of!(lithos_tail, descriptor) - 0usize];
+    ["Offset of field: lithos_tail::published"]
+        [::core::mem::offset_of!(lithos_tail, published) - 384usize];
+    ["Offset of field: lithos_tail::remaining_ns"]
+        [::core::mem::offset_of!(lithos_tail, remaining_ns) - 392usize];
+    ["Offset of field: lithos_tail::reserved"]
+        [::core::mem::offset_of!(lithos_tail, reserved) - 400usize];
+    ["Offset of field: lithos_tail::done"][::core::mem::offset_of!(lithos_tail, done) - 416usize];
+    ["Offset of field: lithos_tail::zero"][::core::mem::offset_of!(lithos_tail, zero) - 420usize];
+    ["Offset of field: lithos_tail::done_gpu_ns"]
+        [::core::mem::offset_of!(lithos_tail, done_gpu_ns) - 424usize];
+    ["Offset of field: lithos_tail::reserved2"]
+        [::core::mem::offset_of!(lithos_tail, reserved2) - 432usize];
+};
+impl Default for lithos_tail {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
 #[derive(Debug, Default, Copy, Clone, PartialEq, Eq)]
 pub struct lithos_message {
     pub type_: __u32,
@@ -535,3 +628,381 @@ const _: () = {
     ["Offset of field: lithos_channel_resumed::channel"]
         [::core::mem::offset_of!(lithos_channel_resumed, channel) - 0usize];
 };
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq, Eq)]
+pub struct lithos_info {
+    pub version: __u32,
+    pub schedulers: __u32,
+    pub tenants: __u32,
+    pub channels: __u32,
+    pub pinned_bytes: __u64,
+    pub admission: __u32,
+    pub flags: __u32,
+    pub reserved: [__u64; 4usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of lithos_info"][::core::mem::size_of::<lithos_info>() - 64usize];
+    ["Alignment of lithos_info"][::core::mem::align_of::<lithos_info>() - 8usize];
+    ["Offset of field: lithos_info::version"]
+        [::core::mem::offset_of!(lithos_info, version) - 0usize];
+    ["Offset of field: lithos_info::schedulers"]
+        [::core::mem::offset_of!(lithos_info, schedulers) - 4usize];
+    ["Offset of field: lithos_info::tenants"]
+        [::core::mem::offset_of!(lithos_info, tenants) - 8usize];
+    ["Offset of field: lithos_info::channels"]
+        [::core::mem::offset_of!(lithos_info, channels) - 12usize];
+    ["Offset of field: lithos_info::pinned_bytes"]
+        [::core::mem::offset_of!(lithos_info, pinned_bytes) - 16usize];
+    ["Offset of field: lithos_info::admission"]
+        [::core::mem::offset_of!(lithos_info, admission) - 24usize];
+    ["Offset of field: lithos_info::flags"][::core::mem::offset_of!(lithos_info, flags) - 28usize];
+    ["Offset of field: lithos_info::reserved"]
+        [::core::mem::offset_of!(lithos_info, reserved) - 32usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub struct lithos_tenant_attach {
+    pub request: lithos_attach,
+    pub tenant: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of lithos_tenant_attach"][::core::mem::size_of::<lithos_tenant_attach>() - 120usize];
+    ["Alignment of lithos_tenant_attach"][::core::mem::align_of::<lithos_tenant_attach>() - 8usize];
+    ["Offset of field: lithos_tenant_attach::request"]
+        [::core::mem::offset_of!(lithos_tenant_attach, request) - 0usize];
+    ["Offset of field: lithos_tenant_attach::tenant"]
+        [::core::mem::offset_of!(lithos_tenant_attach, tenant) - 112usize];
+};
+impl Default for lithos_tenant_attach {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub struct lithos_answer {
+    pub id: __u64,
+    pub timeout_ns: __u64,
+    pub flags: __u32,
+    pub reserved: __u32,
+    pub reply: lithos_reply,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of lithos_answer"][::core::mem::size_of::<lithos_answer>() - 288usize];
+    ["Alignment of lithos_answer"][::core::mem::align_of::<lithos_answer>() - 8usize];
+    ["Offset of field: lithos_answer::id"][::core::mem::offset_of!(lithos_answer, id) - 0usize];
+    ["Offset of field: lithos_answer::timeout_ns"]
+        [::core::mem::offset_of!(lithos_answer, timeout_ns) - 8usize];
+    ["Offset of field: lithos_answer::flags"]
+        [::core::mem::offset_of!(lithos_answer, flags) - 16usize];
+    ["Offset of field: lithos_answer::reserved"]
+        [::core::mem::offset_of!(lithos_answer, reserved) - 20usize];
+    ["Offset of field: lithos_answer::reply"]
+        [::core::mem::offset_of!(lithos_answer, reply) - 24usize];
+};
+impl Default for lithos_answer {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq, Eq)]
+pub struct lithos_channel_open {
+    pub request: lithos_channel_create,
+    pub channel: __u64,
+    pub ring_bytes: __u64,
+    pub arena_bytes: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of lithos_channel_open"][::core::mem::size_of::<lithos_channel_open>() - 64usize];
+    ["Alignment of lithos_channel_open"][::core::mem::align_of::<lithos_channel_open>() - 8usize];
+    ["Offset of field: lithos_channel_open::request"]
+        [::core::mem::offset_of!(lithos_channel_open, request) - 0usize];
+    ["Offset of field: lithos_channel_open::channel"]
+        [::core::mem::offset_of!(lithos_channel_open, channel) - 40usize];
+    ["Offset of field: lithos_channel_open::ring_bytes"]
+        [::core::mem::offset_of!(lithos_channel_open, ring_bytes) - 48usize];
+    ["Offset of field: lithos_channel_open::arena_bytes"]
+        [::core::mem::offset_of!(lithos_channel_open, arena_bytes) - 56usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq, Eq)]
+pub struct lithos_sleep {
+    pub channel: __u64,
+    pub timeout_ns: __u64,
+    pub seen: __u64,
+    pub reserved: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of lithos_sleep"][::core::mem::size_of::<lithos_sleep>() - 32usize];
+    ["Alignment of lithos_sleep"][::core::mem::align_of::<lithos_sleep>() - 8usize];
+    ["Offset of field: lithos_sleep::channel"]
+        [::core::mem::offset_of!(lithos_sleep, channel) - 0usize];
+    ["Offset of field: lithos_sleep::timeout_ns"]
+        [::core::mem::offset_of!(lithos_sleep, timeout_ns) - 8usize];
+    ["Offset of field: lithos_sleep::seen"][::core::mem::offset_of!(lithos_sleep, seen) - 16usize];
+    ["Offset of field: lithos_sleep::reserved"]
+        [::core::mem::offset_of!(lithos_sleep, reserved) - 24usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq, Eq)]
+pub struct lithos_id {
+    pub id: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of lithos_id"][::core::mem::size_of::<lithos_id>() - 8usize];
+    ["Alignment of lithos_id"][::core::mem::align_of::<lithos_id>() - 8usize];
+    ["Offset of field: lithos_id::id"][::core::mem::offset_of!(lithos_id, id) - 0usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq, Eq)]
+pub struct lithos_scheduler_claim {
+    pub version: __u32,
+    pub records: __u32,
+    pub gpu: [__u8; 16usize],
+    pub ring_bytes: __u64,
+    pub arena_bytes: __u64,
+    pub epoch: __u64,
+    pub regions: [lithos_region; 8usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of lithos_scheduler_claim"][::core::mem::size_of::<lithos_scheduler_claim>() - 176usize];
+    ["Alignment of lithos_scheduler_claim"]
+        [::core::mem::align_of::<lithos_scheduler_claim>() - 8usize];
+    ["Offset of field: lithos_scheduler_claim::version"]
+        [::core::mem::offset_of!(lithos_scheduler_claim, version) - 0usize];
+    ["Offset of field: lithos_scheduler_claim::records"]
+        [::core::mem::offset_of!(lithos_scheduler_claim, records) - 4usize];
+    ["Offset of field: lithos_scheduler_claim::gpu"]
+        [::core::mem::offset_of!(lithos_scheduler_claim, gpu) - 8usize];
+    ["Offset of field: lithos_scheduler_claim::ring_bytes"]
+        [::core::mem::offset_of!(lithos_scheduler_claim, ring_bytes) - 24usize];
+    ["Offset of field: lithos_scheduler_claim::arena_bytes"]
+        [::core::mem::offset_of!(lithos_scheduler_claim, arena_bytes) - 32usize];
+    ["Offset of field: lithos_scheduler_claim::epoch"]
+        [::core::mem::offset_of!(lithos_scheduler_claim, epoch) - 40usize];
+    ["Offset of field: lithos_scheduler_claim::regions"]
+        [::core::mem::offset_of!(lithos_scheduler_claim, regions) - 48usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub struct lithos_tenant_info {
+    pub tenant: __u64,
+    pub pid: __s32,
+    pub uid: __u32,
+    pub cgroup: __u64,
+    pub start_ns: __u64,
+    pub channels: __u32,
+    pub gpu_channels: __u32,
+    pub flags: __u32,
+    pub reserved: __u32,
+    pub request: lithos_attach,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of lithos_tenant_info"][::core::mem::size_of::<lithos_tenant_info>() - 160usize];
+    ["Alignment of lithos_tenant_info"][::core::mem::align_of::<lithos_tenant_info>() - 8usize];
+    ["Offset of field: lithos_tenant_info::tenant"]
+        [::core::mem::offset_of!(lithos_tenant_info, tenant) - 0usize];
+    ["Offset of field: lithos_tenant_info::pid"]
+        [::core::mem::offset_of!(lithos_tenant_info, pid) - 8usize];
+    ["Offset of field: lithos_tenant_info::uid"]
+        [::core::mem::offset_of!(lithos_tenant_info, uid) - 12usize];
+    ["Offset of field: lithos_tenant_info::cgroup"]
+        [::core::mem::offset_of!(lithos_tenant_info, cgroup) - 16usize];
+    ["Offset of field: lithos_tenant_info::start_ns"]
+        [::core::mem::offset_of!(lithos_tenant_info, start_ns) - 24usize];
+    ["Offset of field: lithos_tenant_info::channels"]
+        [::core::mem::offset_of!(lithos_tenant_info, channels) - 32usize];
+    ["Offset of field: lithos_tenant_info::gpu_channels"]
+        [::core::mem::offset_of!(lithos_tenant_info, gpu_channels) - 36usize];
+    ["Offset of field: lithos_tenant_info::flags"]
+        [::core::mem::offset_of!(lithos_tenant_info, flags) - 40usize];
+    ["Offset of field: lithos_tenant_info::reserved"]
+        [::core::mem::offset_of!(lithos_tenant_info, reserved) - 44usize];
+    ["Offset of field: lithos_tenant_info::request"]
+        [::core::mem::offset_of!(lithos_tenant_info, request) - 48usize];
+};
+impl Default for lithos_tenant_info {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq, Eq)]
+pub struct lithos_channel_info {
+    pub channel: __u64,
+    pub tenant: __u64,
+    pub gpu: [__u8; 16usize],
+    pub context: __u64,
+    pub ring_bytes: __u64,
+    pub arena_bytes: __u64,
+    pub records: __u32,
+    pub flags: __u32,
+    pub regions: [lithos_region; 8usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of lithos_channel_info"][::core::mem::size_of::<lithos_channel_info>() - 192usize];
+    ["Alignment of lithos_channel_info"][::core::mem::align_of::<lithos_channel_info>() - 8usize];
+    ["Offset of field: lithos_channel_info::channel"]
+        [::core::mem::offset_of!(lithos_channel_info, channel) - 0usize];
+    ["Offset of field: lithos_channel_info::tenant"]
+        [::core::mem::offset_of!(lithos_channel_info, tenant) - 8usize];
+    ["Offset of field: lithos_channel_info::gpu"]
+        [::core::mem::offset_of!(lithos_channel_info, gpu) - 16usize];
+    ["Offset of field: lithos_channel_info::context"]
+        [::core::mem::offset_of!(lithos_channel_info, context) - 32usize];
+    ["Offset of field: lithos_channel_info::ring_bytes"]
+        [::core::mem::offset_of!(lithos_channel_info, ring_bytes) - 40usize];
+    ["Offset of field: lithos_channel_info::arena_bytes"]
+        [::core::mem::offset_of!(lithos_channel_info, arena_bytes) - 48usize];
+    ["Offset of field: lithos_channel_info::records"]
+        [::core::mem::offset_of!(lithos_channel_info, records) - 56usize];
+    ["Offset of field: lithos_channel_info::flags"]
+        [::core::mem::offset_of!(lithos_channel_info, flags) - 60usize];
+    ["Offset of field: lithos_channel_info::regions"]
+        [::core::mem::offset_of!(lithos_channel_info, regions) - 64usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq, Eq)]
+pub struct lithos_event {
+    pub type_: __u32,
+    pub uid: __u32,
+    pub time_ns: __u64,
+    pub tenant: __u64,
+    pub channel: __u64,
+    pub pid: __s32,
+    pub reserved: __u32,
+    pub value: __u64,
+    pub reserved2: [__u64; 2usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of lithos_event"][::core::mem::size_of::<lithos_event>() - 64usize];
+    ["Alignment of lithos_event"][::core::mem::align_of::<lithos_event>() - 8usize];
+    ["Offset of field: lithos_event::type_"][::core::mem::offset_of!(lithos_event, type_) - 0usize];
+    ["Offset of field: lithos_event::uid"][::core::mem::offset_of!(lithos_event, uid) - 4usize];
+    ["Offset of field: lithos_event::time_ns"]
+        [::core::mem::offset_of!(lithos_event, time_ns) - 8usize];
+    ["Offset of field: lithos_event::tenant"]
+        [::core::mem::offset_of!(lithos_event, tenant) - 16usize];
+    ["Offset of field: lithos_event::channel"]
+        [::core::mem::offset_of!(lithos_event, channel) - 24usize];
+    ["Offset of field: lithos_event::pid"][::core::mem::offset_of!(lithos_event, pid) - 32usize];
+    ["Offset of field: lithos_event::reserved"]
+        [::core::mem::offset_of!(lithos_event, reserved) - 36usize];
+    ["Offset of field: lithos_event::value"]
+        [::core::mem::offset_of!(lithos_event, value) - 40usize];
+    ["Offset of field: lithos_event::reserved2"]
+        [::core::mem::offset_of!(lithos_event, reserved2) - 48usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq, Eq)]
+pub struct lithos_admission {
+    pub mode: __u32,
+    pub tenant_channels_max: __u32,
+    pub reserved: [__u64; 2usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of lithos_admission"][::core::mem::size_of::<lithos_admission>() - 24usize];
+    ["Alignment of lithos_admission"][::core::mem::align_of::<lithos_admission>() - 8usize];
+    ["Offset of field: lithos_admission::mode"]
+        [::core::mem::offset_of!(lithos_admission, mode) - 0usize];
+    ["Offset of field: lithos_admission::tenant_channels_max"]
+        [::core::mem::offset_of!(lithos_admission, tenant_channels_max) - 4usize];
+    ["Offset of field: lithos_admission::reserved"]
+        [::core::mem::offset_of!(lithos_admission, reserved) - 8usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq, Eq)]
+pub struct lithos_admit {
+    pub kind: __u32,
+    pub admitted: __u32,
+    pub id: __u64,
+    pub reserved: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of lithos_admit"][::core::mem::size_of::<lithos_admit>() - 24usize];
+    ["Alignment of lithos_admit"][::core::mem::align_of::<lithos_admit>() - 8usize];
+    ["Offset of field: lithos_admit::kind"][::core::mem::offset_of!(lithos_admit, kind) - 0usize];
+    ["Offset of field: lithos_admit::admitted"]
+        [::core::mem::offset_of!(lithos_admit, admitted) - 4usize];
+    ["Offset of field: lithos_admit::id"][::core::mem::offset_of!(lithos_admit, id) - 8usize];
+    ["Offset of field: lithos_admit::reserved"]
+        [::core::mem::offset_of!(lithos_admit, reserved) - 16usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, PartialEq, Eq)]
+pub struct lithos_gpu_user {
+    pub pid: __s32,
+    pub channels: __u32,
+    pub groups: __u32,
+    pub doorbells: __u32,
+    pub refused: __u64,
+    pub tenant: __u64,
+    pub command: [::core::ffi::c_char; 16usize],
+    pub reserved: [__u64; 2usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of lithos_gpu_user"][::core::mem::size_of::<lithos_gpu_user>() - 64usize];
+    ["Alignment of lithos_gpu_user"][::core::mem::align_of::<lithos_gpu_user>() - 8usize];
+    ["Offset of field: lithos_gpu_user::pid"]
+        [::core::mem::offset_of!(lithos_gpu_user, pid) - 0usize];
+    ["Offset of field: lithos_gpu_user::channels"]
+        [::core::mem::offset_of!(lithos_gpu_user, channels) - 4usize];
+    ["Offset of field: lithos_gpu_user::groups"]
+        [::core::mem::offset_of!(lithos_gpu_user, groups) - 8usize];
+    ["Offset of field: lithos_gpu_user::doorbells"]
+        [::core::mem::offset_of!(lithos_gpu_user, doorbells) - 12usize];
+    ["Offset of field: lithos_gpu_user::refused"]
+        [::core::mem::offset_of!(lithos_gpu_user, refused) - 16usize];
+    ["Offset of field: lithos_gpu_user::tenant"]
+        [::core::mem::offset_of!(lithos_gpu_user, tenant) - 24usize];
+    ["Offset of field: lithos_gpu_user::command"]
+        [::core::mem::offset_of!(lithos_gpu_user, command) - 32usize];
+    ["Offset of field: lithos_gpu_user::reserved"]
+        [::core::mem::offset_of!(lithos_gpu_user, reserved) - 48usize];
+};
+pub const LITHOS_INFO: lithos_command = 2151697408;
+pub const LITHOS_TENANT_ATTACH: lithos_command = 3229109264;
+pub const LITHOS_TENANT_WAIT: lithos_command = 3240119313;
+pub const LITHOS_CHANNEL_OPEN: lithos_command = 3225439250;
+pub const LITHOS_CHANNEL_WAIT: lithos_command = 3240119315;
+pub const LITHOS_CHANNEL_SLEEP: lithos_command = 3223342100;
+pub const LITHOS_CHANNEL_RING: lithos_command = 1074285589;
+pub const LITHOS_CHANNEL_CLOSE: lithos_command = 1074285590;
+pub const LITHOS_SCHEDULER_CLAIM: lithos_command = 3232779296;
+pub const LITHOS_SCHEDULER_BEAT: lithos_command = 19489;
+pub const LITHOS_TENANT_ANSWER: lithos_command = 1092635682;
+pub const LITHOS_CHANNEL_ANSWER: lithos_command = 1092635683;
+pub const LITHOS_CHANNEL_WAKE: lithos_command = 1074285604;
+pub const LITHOS_TENANT_EVICT: lithos_command = 1074285605;
+pub const LITHOS_TENANT_NEXT: lithos_command = 3231730726;
+pub const LITHOS_CHANNEL_NEXT: lithos_command = 3233827879;
+pub const LITHOS_ADMISSION_SET: lithos_command = 1075334192;
+pub const LITHOS_ADMIT: lithos_command = 1075334193;
+pub const LITHOS_GPU_USER_NEXT: lithos_command = 3225439282;
+pub type lithos_command = ::core::ffi::c_uint;
