@@ -390,8 +390,8 @@ struct lithos_info {
 
 /*
  * Makes the file a tenant. ENXIO: nobody schedules; EPROTONOSUPPORT: another version; EUSERS: the limit
- * of tenants, of all or of this user; EALREADY: it is one already; EOPNOTSUPP: the address space has
- * a tenant already. What the scheduler says to it comes with TENANT_WAIT.
+ * of tenants, of all or of this user; EALREADY: the file is one already. What the scheduler says to it
+ * comes with TENANT_WAIT.
  */
 struct lithos_tenant_attach {
 	struct lithos_attach request;
@@ -414,7 +414,12 @@ struct lithos_answer {
 
 /*
  * Makes a channel. ENODEV: nobody schedules that GPU; EUSERS: the limit of channels; EDQUOT: the limit of
- * pinned pages; ENOMEM. It may be mapped from now on; it has a grant when CHANNEL_WAIT says so.
+ * pinned pages; ENOMEM. It may be mapped from now on, all zeros; it has terms and a grant when CHANNEL_WAIT
+ * says so.
+ *
+ * It ends with CHANNEL_CLOSE, or with its tenant: then the kernel opens its gates, and when its arena is
+ * unmapped, which is before the process's other files are closed, waits for its tails, bounded. Its TPCs
+ * are somebody else's after LITHOS_EVENT_CHANNEL_END.
  */
 struct lithos_channel_open {
 	struct lithos_channel_create request;
@@ -444,9 +449,10 @@ struct lithos_id {
 #define LITHOS_MAP_GRANT 0
 #define LITHOS_MAP_RING 1
 #define LITHOS_MAP_ARENA 2
-#define LITHOS_MAP_OFFSET(channel, kind) ((((__u64)(channel) << 2) | (kind)) << 12)
-/* so that an offset is no negative number */
-#define LITHOS_ID_GENERATION_BITS 32
+#define LITHOS_MAP_SHIFT 25		/* ring and arena have at most so many bits of bytes */
+#define LITHOS_MAP_ID_BITS 36		/* of the id; what is above comes back only after a million channels */
+#define LITHOS_MAP_OFFSET(channel, kind) \
+	((((__u64)(channel) & ((1ull << LITHOS_MAP_ID_BITS) - 1)) << 2 | (kind)) << LITHOS_MAP_SHIFT)
 
 /* -- Schedulers. CAP_SYS_ADMIN in the initial user namespace, or EPERM. */
 
@@ -522,7 +528,7 @@ struct lithos_event {
 #define LITHOS_EVENT_TENANT 1		/* attached; waits for TENANT_ANSWER */
 #define LITHOS_EVENT_TENANT_END 2	/* its address space has ended, or its file was closed */
 #define LITHOS_EVENT_CHANNEL 3		/* opened; waits for CHANNEL_ANSWER; value: context */
-#define LITHOS_EVENT_CHANNEL_END 4	/* closed, or its tenant has ended; value: chains that did not end in time */
+#define LITHOS_EVENT_CHANNEL_END 4	/* value: chains that may still run, because they did not end in time */
 #define LITHOS_EVENT_DOORBELL 5		/* the tenant calls */
 #define LITHOS_EVENT_WATCHDOG 6		/* this scheduler was taken for dead; value: ns since it beat */
 #define LITHOS_EVENT_LOST 7		/* value: events that found no room */

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: GPL-2.0
+/* What the kernel has for C alone: inline functions and headers that its Rust bindings leave out. */
+#include <linux/cgroup.h>
+#include <linux/err.h>
+#include <linux/file.h>
+#include <linux/mm.h>
+#include <linux/pagemap.h>
+#include <linux/rcupdate.h>
+#include <linux/shmem_fs.h>
+#include <linux/workqueue.h>
+
+struct file *lithos_shmem_file(const char *name, loff_t bytes);
+struct page *lithos_shmem_page(struct file *file, pgoff_t index);
+void lithos_put_page(struct page *page);
+u64 lithos_current_cgroup(void);
+
+struct file *lithos_shmem_file(const char *name, loff_t bytes)
+{
+	struct file *file = shmem_file_setup(name, bytes, mk_vma_flags(VMA_NORESERVE_BIT));
+
+	if (!IS_ERR(file)) {
+		/* Whoever pins a page for long would want to move it out of there, and could not. */
+		mapping_set_gfp_mask(file->f_mapping, GFP_HIGHUSER | __GFP_ACCOUNT);
+		mapping_set_unevictable(file->f_mapping);
+	}
+	return file;
+}
+
+struct page *lithos_shmem_page(struct file *file, pgoff_t index)
+{
+	return shmem_read_mapping_page(file->f_mapping, index);
+}
+
+void lithos_put_page(struct page *page)
+{
+	/* It may have been written through a mapping that nobody watches. */
+	set_page_dirty(page);
+	put_page(page);
+}
+
+u64 lithos_current_cgroup(void)
+{
+	u64 id;
+
+	rcu_read_lock();
+	id = cgroup_id(task_dfl_cgroup(current));
+	rcu_read_unlock();
+	return id;
+}
+
+/* ---- watchdog.rs: kernel::workqueue cannot cancel, and wait for, delayed work. ---- */
+
+void lithos_watchdog_start(unsigned int after_ms);
+void lithos_watchdog_stop(void);
+unsigned int lithos_watchdog_look(void);
+
+static void look(struct work_struct *work);
+static DECLARE_DELAYED_WORK(watchdog, look);
+
+static void look(struct work_struct *work)
+{
+	unsigned int again_ms = lithos_watchdog_look();
+
+	if (again_ms)
+		lithos_watchdog_start(again_ms);
+}
+
+void lithos_watchdog_start(unsigned int after_ms)
+{
+	queue_delayed_work(system_highpri_wq, &watchdog, msecs_to_jiffies(after_ms));
+}
+
+void lithos_watchdog_stop(void)
+{
+	cancel_delayed_work_sync(&watchdog);
+}

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: GPL-2.0
+//! `lithos.ko`: the kernel owns tenants, channels and their pages. `include/lithos.h` is the contract.
+//!
+//! It keeps what must survive a dead daemon and what must not be forgeable: who is a tenant, who is the
+//! scheduler, whose pages are whose, and when all of that ends. It decides nothing about TPCs, and no
+//! launch ever calls it.
+//!
+//! ```text
+//!   device      open files and calls            tenant     an address space
+//!   registry    who there is: one lock          channel    pages; gates that open by themselves
+//!   scheduler   claims, events, revocation      mapping    of a channel's pages into a process
+//!   watchdog    misses a scheduler              answer     what a scheduler says, and who waits for it
+//!   pages, charge, fault                        table, queue, geometry, account: pure arithmetic
+//! ```
+
+use kernel::prelude::*;
+
+mod abi;
+mod account;
+mod answer;
+mod channel;
+mod charge;
+mod device;
+mod fault;
+mod geometry;
+mod mapping;
+mod pages;
+mod queue;
+mod registry;
+mod scheduler;
+mod table;
+mod tenant;
+mod watchdog;
+
+module! {
+    type: Lithos,
+    name: "lithos",
+    authors: ["LithOS"],
+    description: "LithOS: tenants, channels and their pages",
+    license: "GPL",
+    params: {
+        tenants_max: u32 {
+            default: 4096,
+            description: "Tenants at once",
+        },
+        user_tenants_max: u32 {
+            default: 1024,
+            description: "Tenants of one user at once",
+        },
+        channels_max: u32 {
+            default: 8192,
+            description: "Channels at once",
+        },
+        user_channels_max: u32 {
+            default: 2048,
+            description: "Channels of one user at once",
+        },
+        pinned_mib_max: u32 {
+            default: 16384,
+            description: "MiB of rings and arenas at once",
+        },
+        user_pinned_mib_max: u32 {
+            default: 4096,
+            description: "MiB of rings and arenas of one user at once",
+        },
+        events_max: u32 {
+            default: 4096,
+            description: "Events that a scheduler has not read yet",
+        },
+        death_wait_ms: u32 {
+            default: 1000,
+            description: "How long the end of a process may wait until the GPU has left its arenas",
+        },
+        fail_nth: u32 {
+            default: 0,
+            description: "In debug builds: which allocation from now on fails",
+        },
+    },
+}
+
+/// See the parameter.
+fn events_max() -> usize {
+    let events: u32 = module_parameters::events_max.value().clone();
+    events.clamp(16, 1 << 16) as usize
+}
+
+/// See the parameter.
+fn death_wait_ms() -> u32 {
+    module_parameters::death_wait_ms.value().clone()
+}
+
+fn limits() -> charge::Limits {
+    const MIB: u64 = 1 << 20;
+    let user_mib: u32 = module_parameters::user_pinned_mib_max.value().clone();
+    let mib: u32 = module_parameters::pinned_mib_max.value().clone();
+    charge::Limits {
+        user: account::Account {
+            tenants: module_parameters::user_tenants_max.value().clone(),
+            channels: module_parameters::user_channels_max.value().clone(),
+            pinned_bytes: u64::from(user_mib) * MIB,
+        },
+        total: account::Account {
+            tenants: module_parameters::tenants_max.value().clone(),
+            channels: module_parameters::channels_max.value().clone(),
+            pinned_bytes: u64::from(mib) * MIB,
+        },
+    }
+}
+
+#[pin_data(PinnedDrop)]
+struct Lithos {
+    #[pin]
+    device: device::Registration,
+}
+
+impl kernel::InPlaceModule for Lithos {
+    fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        pin_init::pin_init_scope(|| {
+            let limits = limits();
+            let places = |count: u32| (count as usize).clamp(1, table::PLACES_MAX);
+            // SAFETY: the module is being inserted, and there is no device yet.
+            unsafe {
+                charge::init(limits);
+                registry::init(places(limits.total.tenants), places(limits.total.channels))?;
+            }
+            Ok(try_pin_init!(Self {
+                device <- device::Registration::new(),
+            }? Error))
+        })
+    }
+}
+
+#[pinned_drop]
+impl PinnedDrop for Lithos {
+    fn drop(self: Pin<&mut Self>) {
+        // No file is open, so there is nobody left.
+        watchdog::stop();
+        tenant::synchronize();
+        registry::exit();
+    }
+}
