@@ -123,6 +123,8 @@ impl kernel::InPlaceModule for Lithos {
                 charge::init(limits);
                 registry::init(places(limits.total.tenants), places(limits.total.channels))?;
             }
+            #[cfg(lithos_debug)]
+            fault::set(module_parameters::fail_nth.value().clone());
             Ok(try_pin_init!(Self {
                 device <- device::Registration::new(),
             }? Error))
