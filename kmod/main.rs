@@ -28,6 +28,7 @@ mod pages;
 mod queue;
 mod registry;
 mod scheduler;
+mod summary;
 mod table;
 mod tenant;
 mod watchdog;
@@ -111,6 +112,8 @@ fn limits() -> charge::Limits {
 struct Lithos {
     #[pin]
     device: device::Registration,
+    #[pin]
+    summary: summary::Folder,
 }
 
 impl kernel::InPlaceModule for Lithos {
@@ -127,6 +130,7 @@ impl kernel::InPlaceModule for Lithos {
             fault::set(module_parameters::fail_nth.value().clone());
             Ok(try_pin_init!(Self {
                 device <- device::Registration::new(),
+                summary <- summary::Folder::new(),
             }? Error))
         })
     }

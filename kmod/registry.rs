@@ -162,6 +162,23 @@ pub(crate) fn info() -> Result<lithos_info> {
     })
 }
 
+/// Shows each GPU that was ever claimed: UUID, epoch, and for how many nanoseconds its scheduler has
+/// been silent, if it has one.
+pub(crate) fn each_gpu<E>(
+    mut show: impl FnMut(&[u8; 16], u64, Option<u64>) -> Result<(), E>,
+) -> Result<(), E> {
+    let registry = REGISTRY.lock();
+    let gpus = registry.iter().flat_map(|registry| registry.gpus.iter());
+    for gpu in gpus {
+        let silence = gpu
+            .scheduler
+            .as_ref()
+            .map(|scheduler| scheduler.silence_ns());
+        show(&gpu.uuid, gpu.epoch, silence)?;
+    }
+    Ok(())
+}
+
 // ---- Schedulers ----------------------------------------------------------------------------------
 
 /// Gives a scheduler a GPU; returns the epoch.
