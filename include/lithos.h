@@ -459,7 +459,7 @@ struct lithos_id {
 /*
  * Claims a GPU, or gives a GPU that this file has new sizes for channels to come. EBUSY: somebody else has
  * it. A scheduler says every LITHOS_HEARTBEAT_STALE_NS / 3 that it lives (SCHEDULER_BEAT); when it has
- * not for longer than LITHOS_HEARTBEAT_STALE_NS, or is closed, the kernel opens every gate, selects the
+ * not for longer than that (the module's parameter silence_ms may say another time), or is closed, the kernel opens every gate, selects the
  * fail-static grants, takes its mappings away and forgets its claims; each call of it fails with ESTALE
  * from then on. The channels stay, for whoever claims the GPU next; to it they are re-armed.
  */

@@ -68,6 +68,10 @@ module! {
             default: 4096,
             description: "Events that a scheduler has not read yet",
         },
+        silence_ms: u32 {
+            default: 60,
+            description: "For how long a scheduler may be silent until it is taken for dead",
+        },
         death_wait_ms: u32 {
             default: 1000,
             description: "How long the end of a process may wait until the GPU has left its arenas",
@@ -83,6 +87,12 @@ module! {
 fn events_max() -> usize {
     let events: u32 = module_parameters::events_max.value().clone();
     events.clamp(16, 1 << 16) as usize
+}
+
+/// See the parameter; the time between two looks, too.
+fn silence_ms() -> u32 {
+    let silence: u32 = module_parameters::silence_ms.value().clone();
+    silence.clamp(3, 3_600_000)
 }
 
 /// See the parameter.

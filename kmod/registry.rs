@@ -271,7 +271,7 @@ pub(crate) fn look_after_schedulers() -> bool {
             Ok(schedulers
                 .find(|scheduler| {
                     any = true;
-                    scheduler.silence_ns() > u64::from(LITHOS_HEARTBEAT_STALE_NS)
+                    scheduler.silence_ns() > u64::from(crate::silence_ms()) * 1_000_000
                 })
                 .cloned())
         });

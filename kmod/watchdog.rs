@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Looks every third of [`LITHOS_HEARTBEAT_STALE_NS`] whether schedulers live, while there is any; so one
-//! that ends silently is missed within four thirds of that.
+//! Looks whether schedulers live, while there is any, every third of the time for which one may be silent
+//! (the parameter `silence_ms`); so one that ends silently is missed within four thirds of that.
 
 use kernel::prelude::*;
 
-use crate::{abi::LITHOS_HEARTBEAT_STALE_NS, registry};
+use crate::registry;
 
-/// Between two looks, in milliseconds.
-const LOOK_MS: c_uint = LITHOS_HEARTBEAT_STALE_NS / 3 / 1_000_000;
+/// Returns the time between two looks, in milliseconds.
+fn look_ms() -> c_uint {
+    crate::silence_ms() / 3
+}
 
 extern "C" {
     fn lithos_watchdog_start(after_ms: c_uint);
@@ -17,7 +19,7 @@ extern "C" {
 /// Begins to look, if it does not.
 pub(crate) fn wake() {
     // SAFETY: stopped by `stop`, before the module goes.
-    unsafe { lithos_watchdog_start(LOOK_MS) };
+    unsafe { lithos_watchdog_start(look_ms()) };
 }
 
 /// Ends. Nobody calls [`wake`] any more.
@@ -30,7 +32,7 @@ pub(crate) fn stop() {
 #[no_mangle]
 extern "C" fn lithos_watchdog_look() -> c_uint {
     if registry::look_after_schedulers() {
-        LOOK_MS
+        look_ms()
     } else {
         0
     }
