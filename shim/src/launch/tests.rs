@@ -53,10 +53,9 @@ fn bench_with(is_registered: bool, first: Option<&str>) -> Bench {
         ring_bytes: terms.ring_bytes,
         arena_bytes: terms.arena_bytes,
     };
-    let descriptors: Vec<OwnedFd> = pages
-        .descriptors()
+    let descriptors: Vec<OwnedFd> = (pages.descriptors().iter())
         .map(|page| page.try_clone_to_owned().expect("a duplicate"))
-        .into();
+        .collect();
     let channel = Channel::map(&reply, descriptors).expect("a channel");
     let identity = Identity {
         id: 1,
@@ -503,7 +502,7 @@ fn a_grant_that_cannot_be_read_is_replaced_by_the_last_good_copy() {
     bench.pages.publish(&grant("4-7"));
     bench.launch(&mut plain());
     // Who owns the page can open it for writing again, and die while doing so.
-    let [page, ..] = bench.pages.descriptors();
+    let page = bench.pages.descriptors()[0];
     let page = std::fs::OpenOptions::new()
         .write(true)
         .open(format!("/proc/self/fd/{}", page.as_raw_fd()))
@@ -529,7 +528,7 @@ fn a_grant_that_cannot_be_read_is_replaced_by_the_last_good_copy() {
 fn without_a_heartbeat_launches_keep_to_what_is_guaranteed_and_say_so() {
     let mut bench = bench("0-3");
     bench.pages.publish_with(&grant("0-7"), &grant("2-3"));
-    bench.pages.heart().beat(1);
+    bench.pages.heart().expect("its own page").beat(1);
     let mut words = plain();
     bench.launch(&mut words);
     assert_eq!(left(&words), mask("2-3"));
@@ -539,7 +538,7 @@ fn without_a_heartbeat_launches_keep_to_what_is_guaranteed_and_say_so() {
         LITHOS_RECORD_FAIL_STATIC
     );
     assert_eq!(record.grant, 2);
-    bench.pages.heart().beat(u64::MAX);
+    bench.pages.heart().expect("its own page").beat(u64::MAX);
     let mut words = plain();
     bench.launch(&mut words);
     assert_eq!(left(&words), mask("0-7"));
@@ -550,12 +549,14 @@ fn without_a_heartbeat_launches_keep_to_what_is_guaranteed_and_say_so() {
 fn a_launch_follows_the_page_that_replaced_the_one_that_its_channel_came_with() {
     let mut bench = bench("0-3");
     bench.launch(&mut plain());
-    let [_, ring, arena] = bench.managed.channel().descriptors();
+    let [_, ring, arena] = bench.managed.channel().descriptors() else {
+        panic!("three pages")
+    };
     let files = [ring, arena].map(|file| file.try_clone().expect("a duplicate"));
     let terms = *bench.managed.channel().terms();
     let mut next = pages::adopt(&terms, files, 1000).expect("pages");
     next.publish(&grant("4-7"));
-    let [page, ..] = next.descriptors();
+    let page = next.descriptors()[0];
     let reply = lithos_channel {
         reply: lithos_reply::default(),
         channel: terms.channel,

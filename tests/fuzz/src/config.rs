@@ -50,8 +50,9 @@ fn work_with(config: Config) {
         start_ticks: 0,
     };
     for name in &wanted {
-        let attached = broker.attach(process, Identity::default(), name, START);
-        if let Ok((tenant, _)) = attached {
+        let tenant = broker.next_tenant();
+        let attached = broker.attach(tenant, process, Identity::default(), name, START);
+        if attached.is_ok() {
             broker.end_tenant(tenant, "it was only a visit", START);
         }
     }

@@ -343,7 +343,7 @@ impl Conversation {
             self.reached.granted += usize::from(granted);
             let (reply, pages) = connection
                 .session
-                .answer(answer.outcome, &mut self.broker)
+                .answer(answer, &mut self.broker)
                 .expect("a channel that was just granted");
             let reply: lithos_channel = decode(&reply).expect("a reply to a channel's creation");
             assert_eq!(
@@ -504,6 +504,7 @@ impl Conversation {
         assert!(
             self.broker
                 .attach(
+                    self.broker.next_tenant(),
                     Process {
                         pid: 1,
                         uid: 0,

@@ -90,6 +90,9 @@ pub enum GrantPageError {
     /// Another version of `include/lithos.h` made the page.
     #[error("the grant page has ABI version {0}, this code speaks {LITHOS_ABI_VERSION}")]
     Version(u32),
+    /// The page, which its tenant reads already, is that of another channel, or of another GPU.
+    #[error("the grant page says something else than it should about what never changes")]
+    Terms,
 }
 
 const PAGE: usize = LITHOS_PAGE_BYTES as usize;
@@ -275,6 +278,27 @@ impl<'a> GrantWriter<'a> {
         for offset in (0..PAGE).step_by(8) {
             page.word(offset).store(0, Relaxed);
         }
+        Self::write_terms(&page, terms);
+        Self { page, latest: last }
+    }
+
+    /// Goes on with the page of a broker that keeps it for whoever schedules: grants follow those that
+    /// are there, and what the broker itself says in it stays. As long as there is no grant, nobody
+    /// reads the page, and the terms are written; after that they have to be the same.
+    pub fn take_over(page: Page<'a>, terms: &Terms) -> Result<Self, GrantPageError> {
+        if page.bytes() < PAGE {
+            return Err(GrantPageError::Short(page.bytes()));
+        }
+        let latest = page.word(LATEST).load(Acquire);
+        if latest == 0 {
+            Self::write_terms(&page, terms);
+        } else if GrantReader::new(page)?.terms() != *terms {
+            return Err(GrantPageError::Terms);
+        }
+        Ok(Self { page, latest })
+    }
+
+    fn write_terms(page: &Page<'_>, terms: &Terms) {
         let word = |offset, value| page.word(offset).store(value, Relaxed);
         let half = |offset, value| page.half(offset).store(value, Relaxed);
         half(offset_of!(lithos_grant_page, version), LITHOS_ABI_VERSION);
@@ -304,7 +328,6 @@ impl<'a> GrantWriter<'a> {
         }
         page.word(offset_of!(lithos_grant_page, magic))
             .store(LITHOS_GRANT_MAGIC, Release);
-        Self { page, latest: last }
     }
 
     /// Publishes a grant all of which holds also when nobody schedules; see [`Self::publish_with`].

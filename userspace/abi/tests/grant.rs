@@ -117,6 +117,42 @@ fn grants_of_a_page_that_replaces_another_are_later_than_its() {
 }
 
 #[test]
+fn a_page_that_is_taken_over_goes_on_and_its_reader_notices_later_grants_only() {
+    let memory = Memory::new(PAGE);
+    // The broker keeps its words from the beginning.
+    let (broker, heartbeat) = (
+        std::mem::offset_of!(lithos_grant_page, broker),
+        std::mem::offset_of!(lithos_grant_page, heartbeat_ns),
+    );
+    let word = u64::from(LITHOS_BROKER_FAIL_STATIC) | 5 << LITHOS_BROKER_EPOCH_SHIFT;
+    memory.page().word(broker).store(word, Relaxed);
+    GrantWriter::take_over(memory.page(), &terms()).expect("a zeroed page");
+    // Whoever did that ended before there was a grant.
+    let others = Terms {
+        oversize: LITHOS_OVERSIZE_WIDEN,
+        ..terms()
+    };
+    let mut first = GrantWriter::take_over(memory.page(), &others).expect("a page nobody reads");
+    first.publish_with(&grant(1), &grant(7));
+    let reader = GrantReader::new(memory.page()).expect("a grant page");
+    assert_eq!(reader.terms(), others);
+    assert!(reader.read().is_some_and(|found| found.is_fail_static));
+    memory.page().word(broker).store(0, Relaxed);
+    assert_eq!(reader.read(), Some(grant(1)));
+
+    assert_eq!(
+        GrantWriter::take_over(memory.page(), &terms()).err(),
+        Some(GrantPageError::Terms)
+    );
+    memory.page().word(broker).store(word, Relaxed);
+    let mut second = GrantWriter::take_over(memory.page(), &others).expect("the same terms");
+    assert_eq!(second.latest(), 1);
+    assert_eq!(second.publish(&grant(2)), 2);
+    assert_eq!(memory.page().word(broker).load(Relaxed), word);
+    assert_eq!(memory.page().word(heartbeat).load(Relaxed), 0);
+}
+
+#[test]
 fn fail_static_without_such_a_grant_is_what_was_granted() {
     let memory = Memory::new(PAGE);
     let mut writer = GrantWriter::create(memory.page(), &terms());

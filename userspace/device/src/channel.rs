@@ -7,7 +7,7 @@
 
 use std::io;
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -96,8 +96,49 @@ pub struct Channel {
     terms: Terms,
     _ring_map: MmapRaw,
     /// The grant page that the channel came with, and what a broker needs that takes it over: ring and
-    /// arena.
-    descriptors: [OwnedFd; 3],
+    /// arena. None where they are the kernel's.
+    descriptors: Vec<OwnedFd>,
+}
+
+/// What the pages of a channel are called, in the order in which they come.
+const PAGES: [&str; 3] = ["grant page", "ring", "arena"];
+
+/// Where one of a channel's pages is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'a> {
+    pub(crate) file: BorrowedFd<'a>,
+    pub(crate) offset: u64,
+    pub(crate) bytes: u64,
+}
+
+impl<'a> Place<'a> {
+    /// The places of grant page, ring and arena, each at an offset of a file.
+    pub(crate) fn of_pages(
+        files: [(BorrowedFd<'a>, u64); 3],
+        ring_bytes: u64,
+        arena_bytes: u64,
+    ) -> [Self; 3] {
+        let [grant, ring, arena] = files;
+        let place = |(file, offset), bytes| Self {
+            file,
+            offset,
+            bytes,
+        };
+        [
+            place(grant, LITHOS_PAGE_BYTES.into()),
+            place(ring, ring_bytes),
+            place(arena, arena_bytes),
+        ]
+    }
+
+    /// What to map it with.
+    pub(crate) fn options(&self) -> io::Result<MmapOptions> {
+        let mut options = MmapOptions::new();
+        options
+            .offset(self.offset)
+            .len(usize::try_from(self.bytes).map_err(io::Error::other)?);
+        Ok(options)
+    }
 }
 
 /// A grant page, mapped.
@@ -109,46 +150,57 @@ struct GrantPage {
 }
 
 impl GrantPage {
-    fn map(descriptor: &OwnedFd) -> Result<Self, ChannelError> {
-        check("grant page", descriptor, u64::from(LITHOS_PAGE_BYTES))?;
-        let map = MmapOptions::new()
-            .populate()
-            .map_raw_read_only(descriptor)
+    fn map(place: Place<'_>) -> Result<Self, ChannelError> {
+        let map = (place.options())
+            .and_then(|mut options| options.populate().map_raw_read_only(&place.file))
             .and_then(not_in_children)
             .map_err(|source| ChannelError::Map {
-                page: "grant page",
+                page: PAGES[0],
                 source,
             })?;
-        // SAFETY: 1. the map has page alignment, cannot shrink (checked above) and lives in the value
-        // returned beside what is made of this view; a `GrantReader` writes nothing. 2. nobody else
-        // in this process knows it.
+        // SAFETY: 1. the map has page alignment, cannot shrink (checked, or the kernel's own) and
+        // lives in the value returned beside what is made of this view; a `GrantReader` writes nothing.
+        // 2. nobody else in this process knows it.
         let reader = GrantReader::new(unsafe { view(&map) })?;
         Ok(Self { reader, _map: map })
     }
 }
 
 impl Channel {
-    /// Maps the pages of a channel: grant page, ring, arena.
+    /// Maps the pages of a channel that came as files: grant page, ring, arena.
     pub fn map(reply: &lithos_channel, descriptors: Vec<OwnedFd>) -> Result<Self, ChannelError> {
         let descriptors: [OwnedFd; 3] = exactly(descriptors)?;
-        let [grant_fd, ring_fd, arena_fd] = &descriptors;
-        check("ring", ring_fd, reply.ring_bytes)?;
-        check("arena", arena_fd, reply.arena_bytes)?;
-        let page = Box::new(GrantPage::map(grant_fd)?);
+        let files = descriptors.each_ref().map(|file| (file.as_fd(), 0));
+        let places = Place::of_pages(files, reply.ring_bytes, reply.arena_bytes);
+        for (page, (file, place)) in PAGES.iter().zip(descriptors.iter().zip(&places)) {
+            check(page, file, place.bytes)?;
+        }
+        let channel = Self::map_places(reply, places)?;
+        Ok(Self {
+            descriptors: descriptors.into(),
+            ..channel
+        })
+    }
+
+    /// Maps the pages of a channel that has them in these places: grant page, ring, arena.
+    pub(crate) fn map_places(
+        reply: &lithos_channel,
+        [grant, ring, arena]: [Place<'_>; 3],
+    ) -> Result<Self, ChannelError> {
+        let page = Box::new(GrantPage::map(grant)?);
         let terms = page.reader.terms();
         check_terms(reply, &terms)?;
 
-        let ring_map = MmapOptions::new()
-            .populate()
-            .map_raw(ring_fd)
+        let ring_map = (ring.options())
+            .and_then(|mut options| options.populate().map_raw(&ring.file))
             .and_then(not_in_children)
             .map_err(|source| ChannelError::Map {
-                page: "ring",
+                page: PAGES[1],
                 source,
             })?;
         // SAFETY: as in `GrantPage::map`; this map is writable.
         let ring = RingWriter::create(unsafe { view(&ring_map) }, terms.records)?;
-        let arena = Arena::map(arena_fd, &terms)?;
+        let arena = Arena::map(arena, &terms)?;
         Ok(Self {
             grant: AtomicPtr::new((&raw const *page).cast_mut()),
             pages: Mutex::new(vec![page]),
@@ -156,7 +208,7 @@ impl Channel {
             arena,
             terms,
             _ring_map: ring_map,
-            descriptors,
+            descriptors: Vec::new(),
         })
     }
 
@@ -168,7 +220,13 @@ impl Channel {
         descriptors: Vec<OwnedFd>,
     ) -> Result<(), ChannelError> {
         let [descriptor] = exactly(descriptors)?;
-        let page = Box::new(GrantPage::map(&descriptor)?);
+        let place = Place {
+            file: descriptor.as_fd(),
+            offset: 0,
+            bytes: LITHOS_PAGE_BYTES.into(),
+        };
+        check(PAGES[0], &descriptor, place.bytes)?;
+        let page = Box::new(GrantPage::map(place)?);
         let terms = page.reader.terms();
         check_terms(reply, &terms)?;
         if terms != self.terms {
@@ -212,8 +270,9 @@ impl Channel {
         self.arena.as_ref()
     }
 
-    /// Returns the descriptors of grant page (the first one), ring and arena.
-    pub fn descriptors(&self) -> &[OwnedFd; 3] {
+    /// Returns the descriptors of grant page (the first one), ring and arena; none if the pages are the
+    /// kernel's.
+    pub fn descriptors(&self) -> &[OwnedFd] {
         &self.descriptors
     }
 }
@@ -233,16 +292,16 @@ unsafe impl Send for Arena {}
 unsafe impl Sync for Arena {}
 
 impl Arena {
-    fn map(descriptor: &OwnedFd, terms: &Terms) -> Result<Option<Self>, ChannelError> {
+    fn map(place: Place<'_>, terms: &Terms) -> Result<Option<Self>, ChannelError> {
         let error = |source| ChannelError::Map {
-            page: "arena",
+            page: PAGES[2],
             source,
         };
         let bytes = usize::try_from(terms.arena_bytes)
             .ok()
             .and_then(NonZeroUsize::new)
             .ok_or(ChannelError::Terms("arena_bytes"))?;
-        let Some(start) = map_low(descriptor, bytes).map_err(error)? else {
+        let Some(start) = map_low(place, bytes).map_err(error)? else {
             return Ok(None);
         };
         let arena = start.cast::<u8>();
@@ -381,11 +440,9 @@ unsafe fn view(map: &MmapRaw) -> Page<'static> {
     unsafe { Page::new(start, map.len()) }
 }
 
-/// Maps a file at a free address below 1 TiB; `None` if there is none.
-fn map_low(
-    descriptor: &OwnedFd,
-    bytes: NonZeroUsize,
-) -> io::Result<Option<NonNull<std::ffi::c_void>>> {
+/// Maps pages at a free address below 1 TiB; `None` if there is none.
+fn map_low(place: Place<'_>, bytes: NonZeroUsize) -> io::Result<Option<NonNull<std::ffi::c_void>>> {
+    let offset = i64::try_from(place.offset).map_err(io::Error::other)?;
     let size = u64::try_from(bytes.get()).map_err(io::Error::other)?;
     for candidate in address::read_candidates(size)? {
         let wanted = usize::try_from(candidate).ok().and_then(NonZeroUsize::new);
@@ -396,8 +453,8 @@ fn map_low(
                 bytes,
                 ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
                 MapFlags::MAP_SHARED | MapFlags::MAP_FIXED_NOREPLACE,
-                descriptor.as_fd(),
-                0,
+                place.file,
+                offset,
             )
         };
         match mapped {

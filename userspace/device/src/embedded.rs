@@ -21,7 +21,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
-use crate::{Attached, Broker, BrokerError, Channel, Identity, packet};
+use crate::{Attached, Broker, BrokerError, Channel, ChannelError, Identity, packet};
 
 /// Where lithosd listens.
 pub const DEFAULT_SOCKET: &str = "/run/lithos/broker.sock";
@@ -180,7 +180,13 @@ impl Broker for SocketBroker {
             channel: channel.id(),
             reserved: [0; 3],
         };
-        let [_, ring, arena] = channel.descriptors();
+        let [_, ring, arena] = channel.descriptors() else {
+            return Err(ChannelError::Descriptors {
+                found: channel.descriptors().len(),
+                wanted: 3,
+            }
+            .into());
+        };
         let handed_over = [ring.as_fd(), arena.as_fd()];
         let (reply, descriptors) =
             self.call_with::<_, lithos_channel>(&request, &handed_over, self.soon)?;

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The pages of a channel, seen from whoever makes them: the embedded broker.
+//! The pages of a channel, seen from the scheduler.
 //!
-//! Three memfds, which cannot change their size. The grant page belongs to the broker: mode 0600,
-//! and what a tenant gets is a read-only descriptor, which only the owner could open again for
-//! writing.
+//! The embedded broker makes them: three memfds, which cannot change their size. The grant page belongs
+//! to the broker: mode 0600, and what a tenant gets is a read-only descriptor, which only the owner could
+//! open again for writing. A broker that starts takes over the channels of the one before ([`adopt`]):
+//! ring and arena are then what a process hands over and says they are, so they are looked at like any
+//! stranger's.
 //!
-//! A broker that starts takes over the channels of the one before ([`adopt`]): ring and arena are then
-//! what a process hands over and says they are, so they are looked at like any stranger's.
+//! The kernel's broker makes and keeps them itself; a scheduler maps them
+//! ([`Scheduler::pages`](crate::scheduler::Scheduler::pages)), and goes on in them where another one
+//! ended.
 
 use std::ffi::CStr;
 use std::fs::{File, Permissions};
@@ -19,14 +22,14 @@ use std::sync::Arc;
 use lithos_abi::Page;
 use lithos_abi::arena::{Stamps, region};
 use lithos_abi::bindings::{LITHOS_PAGE_BYTES, LITHOS_REGION_STAMPS};
-use lithos_abi::grant::{Grant, GrantWriter, Terms, beat};
+use lithos_abi::grant::{Grant, GrantPageError, GrantWriter, Terms, beat};
 use lithos_abi::ring::{RingError, RingReader};
-use memmap2::{MmapOptions, MmapRaw};
+use memmap2::MmapRaw;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::ChannelError;
-use crate::channel::check;
+use crate::channel::{Place, check};
 
 /// Why there are no pages.
 #[derive(Debug, thiserror::Error)]
@@ -48,9 +51,12 @@ pub enum PagesError {
     /// What was handed over cannot be what it is said to be.
     #[error(transparent)]
     HandedOver(#[from] ChannelError),
+    /// The kernel's grant page is not that of the channel.
+    #[error(transparent)]
+    GrantPage(#[from] GrantPageError),
 }
 
-/// The three pages of one channel, made or taken over, and mapped.
+/// The three pages of one channel, mapped.
 #[derive(Debug)]
 pub struct Pages {
     // These look into the maps below, which never change: their lifetime is this value's, and the
@@ -61,9 +67,8 @@ pub struct Pages {
     grant_page: Page<'static>,
     grant_map: Arc<MmapRaw>,
     _maps: [MmapRaw; 2],
-    grant_descriptor: OwnedFd,
-    ring_descriptor: OwnedFd,
-    arena_descriptor: OwnedFd,
+    /// Grant page (read-only), ring and arena, for the tenant; none if the kernel's broker has them.
+    files: Option<[OwnedFd; 3]>,
 }
 
 /// Where a scheduler says that it lives; keeps its page mapped.
@@ -85,7 +90,7 @@ impl Heart {
 pub fn create(terms: &Terms) -> Result<Pages, PagesError> {
     let ring = memfd(c"lithos-ring", terms.ring_bytes).map_err(io("ring"))?;
     let arena = memfd(c"lithos-arena", terms.arena_bytes).map_err(io("arena"))?;
-    map(terms, ring.into(), arena.into(), 0)
+    with_grant_page(terms, ring.into(), arena.into(), 0)
 }
 
 /// Takes over the ring and the arena of a channel whose broker has ended, and makes a new grant page
@@ -93,26 +98,50 @@ pub fn create(terms: &Terms) -> Result<Pages, PagesError> {
 pub fn adopt(terms: &Terms, [ring, arena]: [OwnedFd; 2], last: u64) -> Result<Pages, PagesError> {
     check("ring", &ring, terms.ring_bytes)?;
     check("arena", &arena, terms.arena_bytes)?;
-    map(terms, ring, arena, last)
+    with_grant_page(terms, ring, arena, last)
 }
 
-fn map(terms: &Terms, ring: OwnedFd, arena: OwnedFd, last: u64) -> Result<Pages, PagesError> {
+fn with_grant_page(
+    terms: &Terms,
+    ring: OwnedFd,
+    arena: OwnedFd,
+    last: u64,
+) -> Result<Pages, PagesError> {
     let grant = memfd(c"lithos-grant", u64::from(LITHOS_PAGE_BYTES)).map_err(io("grant page"))?;
     grant
         .set_permissions(Permissions::from_mode(0o600))
         .map_err(io("grant page"))?;
     let read_only =
         File::open(format!("/proc/self/fd/{}", grant.as_raw_fd())).map_err(io("grant page"))?;
+    let files = [grant.as_fd(), ring.as_fd(), arena.as_fd()].map(|file| (file, 0));
+    let places = Place::of_pages(files, terms.ring_bytes, terms.arena_bytes);
+    let pages = map(terms, places, |page| {
+        Ok(GrantWriter::create_after(page, terms, last))
+    })?;
+    Ok(Pages {
+        files: Some([read_only.into(), ring, arena]),
+        ..pages
+    })
+}
 
-    let grant_map = MmapRaw::map_raw(&grant).map_err(io("grant page"))?;
-    let read = |page, descriptor: &OwnedFd| {
-        let map = MmapOptions::new().map_raw_read_only(descriptor);
+/// Maps grant page, ring and arena, and has the grant page written.
+pub(crate) fn map(
+    terms: &Terms,
+    [grant, ring, arena]: [Place<'_>; 3],
+    write: impl FnOnce(Page<'static>) -> Result<GrantWriter<'static>, GrantPageError>,
+) -> Result<Pages, PagesError> {
+    let grant_map = (grant.options())
+        .and_then(|options| options.map_raw(&grant.file))
+        .map_err(io("grant page"))?;
+    let read = |page, place: Place<'_>| {
+        let map = (place.options()).and_then(|options| options.map_raw_read_only(&place.file));
         map.map_err(io(page))
     };
-    let (ring_map, arena_map) = (read("ring", &ring)?, read("arena", &arena)?);
+    let (ring_map, arena_map) = (read("ring", ring)?, read("arena", arena)?);
     // SAFETY: 1. maps have page alignment, the grant page's is writable and nothing writes to the
-    // others, the files cannot shrink (sealed in `memfd`, or checked by `adopt`), and the maps live in
-    // the value returned, beside what is made of these views. 2. nobody else in this process knows them.
+    // others, the files cannot shrink (sealed in `memfd`, checked by `adopt`, or the kernel's own), and
+    // the maps live in the value returned, beside what is made of these views. 2. nobody else in this
+    // process knows them.
     let [grant_page, ring_page, arena_page] =
         [&grant_map, &ring_map, &arena_map].map(|map| unsafe { view(map) });
     let stamps = region(&arena_page, &terms.regions, LITHOS_REGION_STAMPS)
@@ -121,25 +150,20 @@ fn map(terms: &Terms, ring: OwnedFd, arena: OwnedFd, last: u64) -> Result<Pages,
         .ok_or(PagesError::Stamps)?;
     Ok(Pages {
         ring: RingReader::new(ring_page, terms.records)?,
-        grant: GrantWriter::create_after(grant_page, terms, last),
+        grant: write(grant_page)?,
         stamps,
         grant_page,
         grant_map: Arc::new(grant_map),
         _maps: [ring_map, arena_map],
-        grant_descriptor: read_only.into(),
-        ring_descriptor: ring,
-        arena_descriptor: arena,
+        files: None,
     })
 }
 
 impl Pages {
-    /// Returns the descriptors that go to the tenant: grant page (read-only), ring, arena.
-    pub fn descriptors(&self) -> [BorrowedFd<'_>; 3] {
-        [
-            self.grant_descriptor.as_fd(),
-            self.ring_descriptor.as_fd(),
-            self.arena_descriptor.as_fd(),
-        ]
+    /// Returns the descriptors that go to the tenant: grant page (read-only), ring, arena. None if it has
+    /// the pages from the kernel.
+    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        self.files.iter().flatten().map(AsFd::as_fd).collect()
     }
 
     /// Returns the ring, of which nothing is to be believed.
@@ -162,17 +186,20 @@ impl Pages {
         self.grant.publish_with(grant, fail_static)
     }
 
-    /// Returns where to say that the scheduler lives.
-    pub fn heart(&self) -> Heart {
-        Heart {
+    /// Returns where to say that the scheduler lives; none where the kernel sees to that.
+    pub fn heart(&self) -> Option<Heart> {
+        self.files.as_ref()?;
+        Some(Heart {
             page: self.grant_page,
             _map: Arc::clone(&self.grant_map),
-        }
+        })
     }
 
-    /// See [`GrantWriter::set_broker`].
+    /// See [`GrantWriter::set_broker`]. The kernel's broker says it itself.
     pub fn set_broker(&self, state: u32, epoch: u64) {
-        self.grant.set_broker(state, epoch);
+        if self.files.is_some() {
+            self.grant.set_broker(state, epoch);
+        }
     }
 
     /// See [`GrantWriter::latest`].

@@ -199,7 +199,7 @@ fn a_channel_is_three_pages_that_both_sides_see() {
 fn two_arenas_of_one_process_lie_apart() {
     let terms = terms();
     let pages = pages::create(&terms).expect("pages");
-    let map = || create_with(channel_reply(&terms), |p| p.descriptors().into(), &pages);
+    let map = || create_with(channel_reply(&terms), Pages::descriptors, &pages);
     let (first, second) = (map().expect("a channel"), map().expect("a channel"));
     let start = |channel: &Channel| channel.arena().expect("room").start().addr().get();
     assert!(start(&first).abs_diff(start(&second)) >= 1 << 30);
@@ -209,7 +209,7 @@ fn two_arenas_of_one_process_lie_apart() {
 fn the_maps_of_a_channel_end_with_it() {
     let terms = terms();
     let pages = pages::create(&terms).expect("pages");
-    let channel = create_with(channel_reply(&terms), |p| p.descriptors().into(), &pages);
+    let channel = create_with(channel_reply(&terms), Pages::descriptors, &pages);
     let channel = channel.expect("a channel");
     let start = channel.arena().expect("room").start().addr().get();
     let is_mapped = || {
@@ -226,7 +226,9 @@ fn the_maps_of_a_channel_end_with_it() {
 #[test]
 fn the_tenants_grant_page_cannot_be_written_and_no_page_can_shrink() {
     let pages = pages::create(&terms()).expect("pages");
-    let [grant_page, ring, arena] = pages.descriptors();
+    let [grant_page, ring, arena] = pages.descriptors()[..] else {
+        panic!("three pages")
+    };
     for page in [grant_page, ring, arena] {
         assert!(closes_on_exec(page));
         let seals = fcntl(page, FcntlArg::F_GET_SEALS).expect("a memfd");
@@ -401,7 +403,7 @@ fn a_channel_whose_pages_contradict_its_reply_is_refused() {
         ),
     ];
     for (reply, expected) in wrong {
-        match create_with(reply, |pages| pages.descriptors().into(), &pages) {
+        match create_with(reply, Pages::descriptors, &pages) {
             Err(BrokerError::Channel(error)) => {
                 assert!(error.to_string().contains(expected), "{error}");
             }
@@ -430,7 +432,9 @@ fn a_channel_without_its_three_sealed_pages_is_refused() {
     let swapped = create_with(
         channel_reply(&terms),
         |pages| {
-            let [grant, ring, arena] = pages.descriptors();
+            let [grant, ring, arena] = pages.descriptors()[..] else {
+                panic!("three pages")
+            };
             vec![ring, grant, arena]
         },
         &pages,
@@ -445,7 +449,9 @@ fn a_channel_without_its_three_sealed_pages_is_refused() {
     let (shrinks, _) = serve(
         |socket| {
             hear::<lithos_channel_create>(socket);
-            let [grant, ring, _] = pages.descriptors();
+            let [grant, ring, _] = pages.descriptors()[..] else {
+                panic!("three pages")
+            };
             say(
                 socket,
                 &channel_reply(&terms),
@@ -481,7 +487,7 @@ fn a_grant_page_that_contradicts_itself_is_refused() {
     for (what, terms) in cases {
         let pages = pages::create(&terms).expect("pages");
         let reply = channel_reply(&terms);
-        match create_with(reply, |pages| pages.descriptors().into(), &pages) {
+        match create_with(reply, Pages::descriptors, &pages) {
             Err(BrokerError::Channel(error @ ChannelError::Terms(_))) => {
                 assert!(error.to_string().contains(what), "{error}");
             }

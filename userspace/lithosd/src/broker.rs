@@ -21,7 +21,7 @@ use lithos_abi::bindings::*;
 use lithos_abi::grant::Terms;
 use lithos_abi::message::reply;
 use lithos_device::Identity;
-use lithos_device::pages::{self, Pages};
+use lithos_device::pages::{Pages, PagesError};
 use lithos_policy::{
     ChannelId, Event, GpuId, Nanos, Oversize, Scheduler, Settings, TenantId, Topology, TpcSet,
     TpcState,
@@ -65,8 +65,7 @@ pub struct Broker {
     pub(crate) will: Option<Will>,
     pub(crate) problems: Vec<String>,
     pub(crate) refused: u64,
-    /// Ids count up and are never used again: each is its own generation, so that a stale one names
-    /// nobody.
+    /// The largest ids that there were.
     pub(crate) last_tenant: u64,
     pub(crate) last_channel: u64,
     pub(crate) answers: Vec<Answer>,
@@ -131,8 +130,10 @@ pub(crate) enum Arrival {
 pub struct Answer {
     /// Who asked.
     pub tenant: TenantId,
-    /// The channel, or why there is none.
-    pub outcome: Result<ChannelId, Refused>,
+    /// The channel.
+    pub channel: ChannelId,
+    /// That it has a grant, or why there is none.
+    pub outcome: Result<(), Refused>,
 }
 
 /// Why a tenant does not get what it asked for.
@@ -235,14 +236,26 @@ impl Broker {
         self.problems.extend(problems);
     }
 
-    /// Makes a process a tenant of a partition.
+    /// Returns an id for a tenant to come. Ids count up and are never used again: each is its own
+    /// generation, so that a stale one names nobody.
+    pub fn next_tenant(&self) -> TenantId {
+        TenantId(self.last_tenant + 1)
+    }
+
+    /// Returns an id for a channel to come; see [`Broker::next_tenant`].
+    pub fn next_channel(&self) -> ChannelId {
+        ChannelId(self.last_channel + 1)
+    }
+
+    /// Makes a process a tenant of a partition. `tenant` is an id that none ever had.
     pub fn attach(
         &mut self,
+        tenant: TenantId,
         process: Process,
         identity: Identity,
         partition: &str,
         now: Nanos,
-    ) -> Result<(TenantId, u32), Refused> {
+    ) -> Result<u32, Refused> {
         let Some(known) = self.partitions.find(partition) else {
             let names = self.partitions.names().join(", ");
             let known = if names.is_empty() { "none" } else { &names };
@@ -261,8 +274,7 @@ impl Broker {
         }
         let name = partition.parse();
         let name = name.map_err(|error| Refused::new(libc::EINVAL, error))?;
-        self.last_tenant += 1;
-        let tenant = TenantId(self.last_tenant);
+        self.last_tenant = self.last_tenant.max(tenant.0);
         let event = Event::TenantAttached {
             tenant,
             partition: name,
@@ -281,14 +293,18 @@ impl Broker {
             is_absent: false,
         };
         self.tenants.insert(tenant, state);
-        Ok((tenant, flags))
+        Ok(flags)
     }
 
-    /// Makes a channel. It has no grant yet: the answer comes with [`Broker::take_answers`].
+    /// Makes a channel, with pages by `make`. `id` is one that no channel ever had. It has no grant yet:
+    /// the answer comes with [`Broker::take_answers`].
     pub fn create_channel(
         &mut self,
         tenant: TenantId,
+        id: ChannelId,
         request: &lithos_channel_create,
+        counts: Counts,
+        make: impl FnOnce(&Terms) -> Result<Pages, PagesError>,
         now: Nanos,
     ) -> Result<(), Refused> {
         self.give_up_left(tenant, request.context, now);
@@ -330,13 +346,11 @@ impl Broker {
             .find(&state.partition)
             .map(|entry| entry.oversize);
         let oversize = oversize.unwrap_or_default();
-        self.last_channel += 1;
-        let channel = ChannelId(self.last_channel);
-        let counts = self.config.regions;
-        let terms = terms(counts, gpu, channel.0, oversize);
+        self.last_channel = self.last_channel.max(id.0);
+        let terms = terms(counts, gpu, id.0, oversize);
         let gpu_id = GpuId(gpu.index);
         let ledger = Ledger::new(terms.records, gpu.board.tpcs.all());
-        let pages = match pages::create(&terms) {
+        let pages = match make(&terms) {
             Ok(pages) => pages,
             Err(error) => {
                 let text = format!("cannot make the channel's pages: {error}");
@@ -356,14 +370,14 @@ impl Broker {
             arrival: Arrival::Made,
             waits_until: Some(now.after(Nanos(wait))),
         };
-        self.insert_channel(channel, state, now);
+        self.insert_channel(id, state, now);
         let event = Event::ChannelOpened {
-            channel,
+            channel: id,
             tenant,
             gpu: gpu_id,
         };
         if let Err(why) = self.step(now, event) {
-            self.forget_channel(channel);
+            self.forget_channel(id);
             return Err(Refused::new(libc::EACCES, why));
         }
         self.next_poll = Some(now);
@@ -416,11 +430,11 @@ impl Broker {
             ring_bytes: terms.ring_bytes,
             arena_bytes: terms.arena_bytes,
         };
-        let [grant, ring, arena] = channel.pages.descriptors();
-        let descriptors = match channel.arrival {
-            Arrival::Made => vec![grant, ring, arena],
-            Arrival::HandedOver { .. } | Arrival::TakenOver => vec![grant],
-        };
+        let mut descriptors = channel.pages.descriptors();
+        if channel.arrival != Arrival::Made {
+            // It has ring and arena.
+            descriptors.truncate(1);
+        }
         Some((message, descriptors))
     }
 
@@ -505,8 +519,11 @@ impl Broker {
                 continue;
             };
             self.close_channel(id, now);
-            let outcome = Err(Refused::new(libc::ETIMEDOUT, text));
-            self.answers.push(Answer { tenant, outcome });
+            self.answers.push(Answer {
+                tenant,
+                channel: id,
+                outcome: Err(Refused::new(libc::ETIMEDOUT, text)),
+            });
         }
     }
 
@@ -573,7 +590,9 @@ impl Broker {
     }
 
     pub(crate) fn insert_channel(&mut self, id: ChannelId, channel: Channel, now: Nanos) {
-        self.hearts.add(id, channel.pages.heart(), now);
+        if let Some(heart) = channel.pages.heart() {
+            self.hearts.add(id, heart, now);
+        }
         if let Some(tenant) = self.tenants.get_mut(&channel.tenant) {
             tenant.left.remove(&id);
             tenant.channels.insert(id);

@@ -65,7 +65,8 @@ impl Broker {
         if channel.waits_until.take().is_some() {
             self.answers.push(Answer {
                 tenant: channel.tenant,
-                outcome: Ok(id),
+                channel: id,
+                outcome: Ok(()),
             });
         }
     }

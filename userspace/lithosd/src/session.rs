@@ -8,10 +8,10 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use lithos_abi::bindings::*;
 use lithos_abi::message::{self, MessageError, decode, encode};
-use lithos_device::Identity;
-use lithos_policy::{ChannelId, Nanos, TenantId};
+use lithos_device::{Identity, pages};
+use lithos_policy::{Nanos, TenantId};
 
-use crate::broker::{Broker, Process, Refused};
+use crate::broker::{Answer, Broker, Process, Refused};
 
 /// A conversation with one process, which is one tenant at most.
 #[derive(Debug)]
@@ -90,12 +90,12 @@ impl Session {
     /// none if the channel is gone.
     pub fn answer<'a>(
         &self,
-        outcome: Result<ChannelId, Refused>,
+        answer: Answer,
         broker: &'a mut Broker,
     ) -> Option<(Vec<u8>, Vec<BorrowedFd<'a>>)> {
-        match outcome {
-            Ok(channel) => {
-                let (reply, pages) = broker.channel_reply(channel)?;
+        match answer.outcome {
+            Ok(()) => {
+                let (reply, pages) = broker.channel_reply(answer.channel)?;
                 Some((encode(&reply), pages))
             }
             Err(why) => {
@@ -122,7 +122,8 @@ impl Session {
             driver: request.driver,
         };
         let partition = message::text(&request.partition).unwrap_or_default();
-        let (tenant, flags) = broker.attach(self.process, identity, &partition, now)?;
+        let tenant = broker.next_tenant();
+        let flags = broker.attach(tenant, self.process, identity, &partition, now)?;
         Ok(self.attached_as(tenant, flags))
     }
 
@@ -166,7 +167,9 @@ impl Session {
         now: Nanos,
     ) -> Result<(), Refused> {
         let request: lithos_channel_create = decode(packet).map_err(malformed)?;
-        broker.create_channel(self.attached()?, &request, now)
+        let (tenant, id) = (self.attached()?, broker.next_channel());
+        let counts = broker.config.regions;
+        broker.create_channel(tenant, id, &request, counts, pages::create, now)
     }
 
     fn destroy_channel(

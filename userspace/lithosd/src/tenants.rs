@@ -161,16 +161,16 @@ impl Tenants {
         epoll: &Epoll,
         now: Nanos,
     ) {
-        for Answer { tenant, outcome } in answers {
+        for answer in answers {
             let mut connections = self.connections.iter_mut();
-            let found =
-                connections.find(|(_, connection)| connection.session.tenant() == Some(tenant));
+            let found = connections
+                .find(|(_, connection)| connection.session.tenant() == Some(answer.tenant));
             let Some((&number, connection)) = found else {
                 continue;
             };
             connection.waits = false;
             connection.watch(number, epoll);
-            let answer = connection.session.answer(outcome, broker);
+            let answer = connection.session.answer(answer, broker);
             let sent = answer.is_some_and(|(reply, pages)| connection.send(&reply, &pages));
             if !sent {
                 self.end(number, "replies were not taken", broker, now);

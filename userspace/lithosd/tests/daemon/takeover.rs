@@ -280,7 +280,9 @@ fn a_launch_that_read_the_old_page_is_waited_for_whenever_it_began() {
     daemon.set_guarantee("b", 10);
     // It has handed over and not confirmed: nothing is known to be out of use.
     let connection = raw(&daemon, a.id, "a");
-    let [_, ring, arena] = a.channel.descriptors();
+    let [_, ring, arena] = a.channel.descriptors() else {
+        panic!("three pages")
+    };
     let (error, text) = hand_over(&connection, a.channel.id(), &[ring.as_fd(), arena.as_fd()]);
     assert_eq!(error, 0, "{text}");
     let late = launch(&a.channel);
@@ -307,7 +309,9 @@ fn files_that_are_no_ring_and_arena_are_refused_and_the_tenant_keeps_what_it_had
     let daemon = Daemon::start_in(dir, WIDE);
     let connection = raw(&daemon, a.id, "a");
     let id = a.channel.id();
-    let [_, ring, arena] = a.channel.descriptors();
+    let [_, ring, arena] = a.channel.descriptors() else {
+        panic!("three pages")
+    };
     let (ring, arena) = (ring.as_fd(), arena.as_fd());
     let open = daemon.descriptors();
     let memory = |bytes: u64, seals: SealFlag| {
