@@ -36,12 +36,13 @@ fn files(folder: &Path) -> BTreeSet<String> {
     found.lines().map(str::to_owned).collect()
 }
 
-const INSTALLED: [&str; 5] = [
+const INSTALLED: [&str; 6] = [
     "opt/bin/lithos",
     "opt/bin/lithosd",
     "opt/lib/lithos/liblithos_shim.so",
     "opt/lib/systemd/system/lithos-mps.service",
     "opt/lib/systemd/system/lithosd.service",
+    "opt/lib/udev/rules.d/60-lithos.rules",
 ];
 const CONFIGURATION: &str = "etc/lithos/lithosd.toml";
 
