@@ -3,7 +3,11 @@
 //! compiled here, where it takes a test down.
 
 // What the kernel's Rust and edition ask for, and what only the module uses.
-#![allow(dead_code, clippy::cast_possible_truncation, clippy::manual_is_multiple_of)]
+#![allow(
+    dead_code,
+    clippy::cast_possible_truncation,
+    clippy::manual_is_multiple_of
+)]
 
 use lithos_abi::bindings as abi;
 

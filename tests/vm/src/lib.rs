@@ -7,6 +7,7 @@
 //! | [`module`] | inserts and removes; a removal that fails is a test that fails |
 //! | [`device`] | `/dev/lithos`: any call with any argument, and the calls that go right |
 //! | [`pages`] | a channel's pages, mapped |
+//! | [`scheduler`] | a scheduler that lives |
 //! | [`process`] | other processes, by fork, as other users |
 //! | [`log`] | what the kernel said meanwhile |
 
@@ -15,11 +16,13 @@ pub mod log;
 pub mod module;
 pub mod pages;
 pub mod process;
+pub mod scheduler;
 
 pub use device::Device;
 pub use module::Module;
 pub use pages::Pages;
 pub use process::Process;
+pub use scheduler::Scheduler;
 
 use std::time::{Duration, Instant};
 

@@ -21,13 +21,15 @@ pub struct Module {
 }
 
 impl Module {
-    /// Inserts lithos.ko with parameters as on insmod's command line.
+    /// Inserts lithos.ko with parameters as on insmod's command line. A scheduler may be silent for longer
+    /// than elsewhere, on a machine as slow as this, unless they say something else.
     ///
     /// # Panics
     ///
     /// If the kernel refuses.
     pub fn lithos(parameters: &str) -> Self {
-        Self::insert(LITHOS, parameters).expect("lithos.ko can be inserted")
+        Self::insert(LITHOS, &format!("silence_ms=2000 {parameters}"))
+            .expect("lithos.ko can be inserted")
     }
 
     /// Inserts a module.

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! The end of a process whose chains the GPU still runs: its gates open, and its arena stays until they
+//! have ended, or time is up.
+
+use std::mem::offset_of;
+use std::sync::atomic::Ordering::{Acquire, Release};
+use std::time::{Duration, Instant};
+
+use lithos_abi::bindings::*;
+use lithos_vm::device::{GPU, claim};
+use lithos_vm::{Device, Module, Pages, Process, Scheduler};
+use nix::sys::mman::ProtFlags;
+
+/// Far more than any predicted time here.
+const LONG_NS: u64 = 600_000_000_000;
+
+fn write() -> ProtFlags {
+    ProtFlags::PROT_READ | ProtFlags::PROT_WRITE
+}
+
+fn offset(kind: lithos_region_kind) -> usize {
+    usize::try_from(claim(GPU).regions[kind as usize].offset).expect("an offset")
+}
+
+fn gate() -> usize {
+    offset(LITHOS_REGION_GATES) + offset_of!(lithos_gate, word)
+}
+
+/// A process with one suspended chain, which says so.
+fn suspended(remaining_ns: u64) -> Process {
+    Process::start(0, move |line| {
+        let device = Device::open();
+        device.attach().expect("a tenant");
+        let channel = device.open_channel(GPU).expect("a channel");
+        let arena = device.map(channel.id, LITHOS_MAP_ARENA, channel.arena_bytes, write());
+        let arena = arena.expect("an arena");
+        let (words, tail) = (arena.words(), offset(LITHOS_REGION_TAILS));
+        words.half(gate()).store(LITHOS_GATE_SHUT, Release);
+        let remaining = offset_of!(lithos_tail, remaining_ns);
+        words.word(tail + remaining).store(remaining_ns, Release);
+        words
+            .word(tail + offset_of!(lithos_tail, published))
+            .store(7, Release);
+        line.say(channel.id);
+        line.hear();
+    })
+}
+
+fn arena(scheduler: &Device, channel: u64) -> Pages {
+    let bytes = claim(GPU).arena_bytes;
+    scheduler
+        .map(channel, LITHOS_MAP_ARENA, bytes, write())
+        .expect("an arena")
+}
+
+#[test]
+fn a_process_that_is_killed_while_suspended_ends_when_its_chain_has() {
+    let _module = Module::lithos("death_wait_ms=60000");
+    let scheduler = Scheduler::of(GPU);
+    let mut tenant = suspended(LONG_NS);
+    let id = tenant.line().hear();
+    let arena = arena(&scheduler, id);
+    let pid = tenant.pid();
+    tenant.signal(nix::sys::signal::Signal::SIGKILL);
+    // The GPU's part: it goes on when the gate opens, and says when it is done.
+    lithos_vm::wait_until("the gate opens", || {
+        arena.words().half(gate()).load(Acquire) == LITHOS_GATE_OPEN
+    });
+    assert_eq!(
+        scheduler.event_of(LITHOS_EVENT_TENANT_END).pid,
+        pid.as_raw()
+    );
+    // A scheduler that has not heard yet shuts it again: it opens again.
+    arena.words().half(gate()).store(LITHOS_GATE_SHUT, Release);
+    lithos_vm::wait_until("the gate opens again", || {
+        arena.words().half(gate()).load(Acquire) == LITHOS_GATE_OPEN
+    });
+    // Its arena is still mapped, in a process that is about to end.
+    assert_eq!(scheduler.info().expect("info").channels, 1);
+    let done = offset(LITHOS_REGION_TAILS) + offset_of!(lithos_tail, done);
+    arena.words().half(done).store(7, Release);
+    let end = scheduler.event_of(LITHOS_EVENT_CHANNEL_END);
+    assert_eq!((end.channel, end.value), (id, 0));
+    tenant.wait();
+}
+
+#[test]
+fn a_chain_that_does_not_end_holds_its_process_up_no_longer_than_the_parameter_says() {
+    let _module = Module::lithos("death_wait_ms=50");
+    let scheduler = Scheduler::of(GPU);
+    let mut tenant = suspended(LONG_NS);
+    let id = tenant.line().hear();
+    tenant.kill();
+    let end = scheduler.event_of(LITHOS_EVENT_CHANNEL_END);
+    assert_eq!((end.channel, end.value), (id, 1));
+}
+
+#[test]
+fn a_chain_holds_its_process_up_no_longer_than_was_predicted() {
+    // Ten minutes, which a test would not wait for.
+    let _module = Module::lithos("death_wait_ms=600000");
+    let scheduler = Scheduler::of(GPU);
+    let mut tenant = suspended(20_000_000);
+    let id = tenant.line().hear();
+    let start = Instant::now();
+    tenant.kill();
+    assert!(start.elapsed() < Duration::from_secs(600));
+    let end = scheduler.event_of(LITHOS_EVENT_CHANNEL_END);
+    assert_eq!((end.channel, end.value), (id, 1));
+}
+
+#[test]
+fn a_process_without_chains_is_not_held_up() {
+    let _module = Module::lithos("death_wait_ms=600000");
+    let scheduler = Scheduler::of(GPU);
+    let mut tenant = Process::start(0, |line| {
+        let device = Device::open();
+        device.attach().expect("a tenant");
+        let channel = device.open_channel(GPU).expect("a channel");
+        let arena = device.map(channel.id, LITHOS_MAP_ARENA, channel.arena_bytes, write());
+        arena.expect("an arena").words().word(0).store(1, Release);
+        line.say(channel.id);
+        line.hear();
+    });
+    let id = tenant.line().hear();
+    tenant.kill();
+    let end = scheduler.event_of(LITHOS_EVENT_CHANNEL_END);
+    assert_eq!((end.channel, end.value), (id, 0));
+}
+
+#[test]
+fn a_channel_that_is_closed_opens_its_gates_and_is_retired() {
+    let _module = Module::lithos("");
+    let scheduler = Scheduler::of(GPU);
+    let device = Device::open();
+    device.attach().expect("a tenant");
+    let channel = device.open_channel(GPU).expect("a channel");
+    let grant = device.map(channel.id, LITHOS_MAP_GRANT, 4096, ProtFlags::PROT_READ);
+    let grant = grant.expect("a grant page");
+    let arena = arena(&scheduler, channel.id);
+    arena.words().half(gate()).store(LITHOS_GATE_SHUT, Release);
+    device
+        .call_with_id(LITHOS_CHANNEL_CLOSE, channel.id)
+        .expect("closed");
+    assert_eq!(arena.words().half(gate()).load(Acquire), LITHOS_GATE_OPEN);
+    let broker = grant
+        .words()
+        .word(offset_of!(lithos_grant_page, broker))
+        .load(Acquire);
+    assert_eq!(
+        broker & u64::from(LITHOS_BROKER_STATE_MASK),
+        u64::from(LITHOS_BROKER_RETIRED)
+    );
+    assert_eq!(
+        scheduler.event_of(LITHOS_EVENT_CHANNEL_END).channel,
+        channel.id
+    );
+}
