@@ -136,8 +136,12 @@ impl Handle {
             let id = registry::reserve_tenant()?;
             let made = Tenant::of_current(id, identity, request, charge).and_then(|tenant| {
                 let watching = Watching::current(tenant.clone())?;
-                registry::tenant_attached(&tenant)?;
-                Ok((tenant, watching))
+                let attached = registry::tenant_attached(&tenant);
+                if attached.is_err() {
+                    // The last of it goes with the watch, where nothing may sleep.
+                    tenant.end();
+                }
+                attached.map(|()| (tenant, watching))
             });
             match made {
                 Ok((tenant, watching)) => {
@@ -219,9 +223,13 @@ impl Handle {
             Err(_) => {
                 let mut epoch = Err(EPERM);
                 self.become_with(|| {
-                    let scheduler = Scheduler::new(file, crate::events_max())?;
+                    let scheduler = Scheduler::new(crate::events_max())?;
                     epoch = registry::claim(&scheduler, claim.gpu, geometry);
-                    epoch.map(|_| Role::Scheduler(scheduler))
+                    epoch?;
+                    // SAFETY: the file has had no role, without which nothing can be mapped, and has
+                    // the scheduler until it is closed.
+                    unsafe { scheduler.list_mappings_of(file) };
+                    Ok(Role::Scheduler(scheduler))
                 })?;
                 epoch
             }

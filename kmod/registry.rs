@@ -256,7 +256,6 @@ pub(crate) fn scheduler_ended(scheduler: &Arc<Scheduler>) {
         }
         Ok(())
     });
-    scheduler.news.notify_all();
 }
 
 /// Ends schedulers that have been silent for too long. Returns whether any is left.

@@ -30,8 +30,10 @@ pub(crate) struct Scheduler {
     /// What its mappings are listed under, apart from everybody else's.
     mappings: Shmem,
     beat_ns: Atomic<u64>,
+    /// Held while a page is mapped, and while it is revoked.
     #[pin]
-    revoked: Mutex<bool>,
+    mapping: Mutex<()>,
+    revoked: Atomic<i32>,
     #[pin]
     events: SpinLock<Queue<KVVec<lithos_event>>>,
     #[pin]
@@ -39,28 +41,36 @@ pub(crate) struct Scheduler {
 }
 
 impl Scheduler {
-    /// Makes an open file's.
-    pub(crate) fn new(file: &File, events: usize) -> Result<Arc<Self>> {
+    /// Makes one that is told so many events at most before it reads them.
+    pub(crate) fn new(events: usize) -> Result<Arc<Self>> {
         crate::fault::may_fail()?;
         let mappings = Shmem::new(c"lithos-scheduler", 0)?;
         let mut places = KVVec::with_capacity(events, GFP_KERNEL)?;
         for _ in 0..events {
             places.push(lithos_event::default(), GFP_KERNEL)?;
         }
-        let scheduler = Arc::pin_init(
+        Arc::pin_init(
             pin_init!(Self {
                 mappings,
                 beat_ns: Atomic::new(now_ns()),
-                revoked <- new_mutex!(false, "lithos_revoked"),
+                mapping <- new_mutex!((), "lithos_mapping"),
+                revoked: Atomic::new(0),
                 events <- new_spinlock!(Queue::new(places), "lithos_events"),
                 news <- new_poll_condvar!("lithos_news"),
             }),
             GFP_KERNEL,
-        )?;
-        // SAFETY: nothing of the file was mapped yet: it has no role, and nobody else gives it one
-        // meanwhile. The address space lives as long as the scheduler, and that as long as the file.
-        unsafe { (*file.as_ptr()).f_mapping = scheduler.mappings.mapping() };
-        Ok(scheduler)
+        )
+    }
+
+    /// Lists what will be mapped of a file under this scheduler.
+    ///
+    /// # Safety
+    ///
+    /// Nothing of the file was mapped yet, and the scheduler lives as long as the file from now on.
+    pub(crate) unsafe fn list_mappings_of(&self, file: &File) {
+        // SAFETY: the address space lives as long as the scheduler, and nobody looks at the field
+        // before something is mapped.
+        unsafe { (*file.as_ptr()).f_mapping = self.mappings.mapping() };
     }
 
     /// Says that it lives.
@@ -74,26 +84,29 @@ impl Scheduler {
     }
 
     pub(crate) fn is_revoked(&self) -> bool {
-        *self.revoked.lock()
+        self.revoked.load(ordering::Acquire) != 0
     }
 
     /// Takes away its mappings, so that whoever touches one has SIGBUS, and makes its calls fail from
     /// now on. Returns whether this was what did it.
     pub(crate) fn revoke(&self) -> bool {
-        let mut revoked = self.revoked.lock();
-        if !*revoked {
-            *revoked = true;
-            // SAFETY: the address space lives as long as this value. 0, 0: all of it.
-            unsafe { bindings::unmap_mapping_range(self.mappings.mapping(), 0, 0, 1) };
-            return true;
+        let mapping = self.mapping.lock();
+        if self.revoked.xchg(1, ordering::Full) != 0 {
+            return false;
         }
-        false
+        // SAFETY: the address space lives as long as this value. 0, 0: all of it.
+        unsafe { bindings::unmap_mapping_range(self.mappings.mapping(), 0, 0, 1) };
+        drop(mapping);
+        // Under the lock: who has just found nothing to read waits by now.
+        let _events = self.events.lock();
+        self.news.notify_all();
+        true
     }
 
     /// Does something that must not come after [`Self::revoke`].
     pub(crate) fn unless_revoked<R>(&self, act: impl FnOnce() -> R) -> Option<R> {
-        let revoked = self.revoked.lock();
-        (!*revoked).then(act)
+        let _mapping = self.mapping.lock();
+        (!self.is_revoked()).then(act)
     }
 
     /// Tells it something, or that something is missing.

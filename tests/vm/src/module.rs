@@ -28,8 +28,13 @@ impl Module {
     ///
     /// If the kernel refuses.
     pub fn lithos(parameters: &str) -> Self {
-        Self::insert(LITHOS, &format!("silence_ms=2000 {parameters}"))
-            .expect("lithos.ko can be inserted")
+        // A parameter may be given once.
+        let patience = if parameters.contains("silence_ms=") {
+            ""
+        } else {
+            "silence_ms=2000 "
+        };
+        Self::insert(LITHOS, &format!("{patience}{parameters}")).expect("lithos.ko can be inserted")
     }
 
     /// Inserts a module.

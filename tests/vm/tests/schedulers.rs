@@ -226,3 +226,31 @@ fn a_scheduler_that_was_missed_can_come_back_only_as_a_new_one() {
     next.answer_channel(tenant.channel.id).expect("an answer");
     assert_eq!(tenant.broker().0, LITHOS_BROKER_SCHEDULED);
 }
+
+#[test]
+fn a_file_whose_claim_was_refused_can_still_be_a_tenant() {
+    let _module = Module::lithos("");
+    let scheduler = Scheduler::of(GPU);
+    let device = Device::open();
+    assert_eq!(device.claim(GPU).err(), Some(Errno::EBUSY));
+    device.attach().expect("a tenant");
+    let channel = device.open_channel(GPU).expect("a channel");
+    let arena = device.map(channel.id, LITHOS_MAP_ARENA, channel.arena_bytes, write());
+    let arena = arena.expect("an arena");
+    drop(scheduler);
+    // Its mappings are its own.
+    arena.words().word(0).store(1, Relaxed);
+    assert_eq!(arena.words().word(0).load(Relaxed), 1);
+}
+
+#[test]
+fn who_waits_for_events_hears_that_it_is_over() {
+    let _module = Module::lithos("silence_ms=100");
+    let scheduler = Device::open();
+    scheduler.claim(GPU).expect("a claim");
+    assert_eq!(
+        scheduler.event().map(|event| event.type_),
+        Ok(LITHOS_EVENT_WATCHDOG)
+    );
+    assert_eq!(scheduler.event().err(), Some(Errno::ESTALE));
+}
