@@ -7,6 +7,6 @@
     non_upper_case_globals,
     unreachable_pub
 )]
-#![allow(clippy::all)]
+#![allow(clippy::all, clippy::undocumented_unsafe_blocks)]
 
 include!("../userspace/abi/src/bindings.rs");

@@ -104,7 +104,7 @@ impl Awaited {
 }
 
 fn jiffies(timeout_ns: u64) -> Result<Jiffies> {
-    if timeout_ns > u64::from(LITHOS_TIMEOUT_NS_MAX) {
+    if timeout_ns > LITHOS_TIMEOUT_NS_MAX {
         return Err(EINVAL);
     }
     let ms = timeout_ns.div_ceil(1_000_000);

@@ -85,34 +85,34 @@ module! {
 
 /// See the parameter.
 fn events_max() -> usize {
-    let events: u32 = module_parameters::events_max.value().clone();
+    let events: u32 = module_parameters::events_max.value();
     events.clamp(16, 1 << 16) as usize
 }
 
 /// See the parameter; the time between two looks, too.
 fn silence_ms() -> u32 {
-    let silence: u32 = module_parameters::silence_ms.value().clone();
+    let silence: u32 = module_parameters::silence_ms.value();
     silence.clamp(3, 3_600_000)
 }
 
 /// See the parameter.
 fn death_wait_ms() -> u32 {
-    module_parameters::death_wait_ms.value().clone()
+    module_parameters::death_wait_ms.value()
 }
 
 fn limits() -> charge::Limits {
     const MIB: u64 = 1 << 20;
-    let user_mib: u32 = module_parameters::user_pinned_mib_max.value().clone();
-    let mib: u32 = module_parameters::pinned_mib_max.value().clone();
+    let user_mib: u32 = module_parameters::user_pinned_mib_max.value();
+    let mib: u32 = module_parameters::pinned_mib_max.value();
     charge::Limits {
         user: account::Account {
-            tenants: module_parameters::user_tenants_max.value().clone(),
-            channels: module_parameters::user_channels_max.value().clone(),
+            tenants: module_parameters::user_tenants_max.value(),
+            channels: module_parameters::user_channels_max.value(),
             pinned_bytes: u64::from(user_mib) * MIB,
         },
         total: account::Account {
-            tenants: module_parameters::tenants_max.value().clone(),
-            channels: module_parameters::channels_max.value().clone(),
+            tenants: module_parameters::tenants_max.value(),
+            channels: module_parameters::channels_max.value(),
             pinned_bytes: u64::from(mib) * MIB,
         },
     }
@@ -137,7 +137,7 @@ impl kernel::InPlaceModule for Lithos {
                 registry::init(places(limits.total.tenants), places(limits.total.channels))?;
             }
             #[cfg(lithos_debug)]
-            fault::set(module_parameters::fail_nth.value().clone());
+            fault::set(module_parameters::fail_nth.value());
             Ok(try_pin_init!(Self {
                 device <- device::Registration::new(),
                 summary <- summary::Folder::new(),

@@ -81,7 +81,7 @@ fn prepare<'a>(
     read_only: bool,
 ) -> Result<&'a crate::pages::Pages> {
     let pages = channel.pages(kind).ok_or(EINVAL)?;
-    let is_shared = vma.flags() & bindings::VM_SHARED as usize != 0;
+    let is_shared = vma.flags() & bindings::VM_SHARED != 0;
     if vma.end() - vma.start() != pages.bytes() || !is_shared {
         return Err(EINVAL);
     }
@@ -184,7 +184,7 @@ unsafe extern "C" fn fault(fault: *mut bindings::vm_fault) -> bindings::vm_fault
     // SAFETY: the kernel's, for this call.
     let (vma, address) = unsafe {
         let what = &(*fault).__bindgen_anon_1;
-        (what.vma, what.address as usize)
+        (what.vma, what.address)
     };
     // SAFETY: the area has a reference and lives during this call.
     let mapping = unsafe { &*mapping(vma) };
@@ -194,7 +194,7 @@ unsafe extern "C" fn fault(fault: *mut bindings::vm_fault) -> bindings::vm_fault
     };
     // The area may have been moved, as a whole.
     // SAFETY: the area lives, and is locked for this call.
-    let start = unsafe { (*vma).__bindgen_anon_1.__bindgen_anon_1.vm_start as usize };
+    let start = unsafe { (*vma).__bindgen_anon_1.__bindgen_anon_1.vm_start };
     let index = (address - start) / PAGE_SIZE;
     let page = mapping
         .channel

@@ -38,7 +38,8 @@ impl Shmem {
     pub(crate) fn new(name: &CStr, bytes: usize) -> Result<Self> {
         crate::fault::may_fail()?;
         // SAFETY: the name ends; it is copied.
-        let file = unsafe { lithos_shmem_file(name.as_ptr().cast(), bytes as bindings::loff_t) };
+        let file =
+            unsafe { lithos_shmem_file(name.as_char_ptr().cast(), bytes as bindings::loff_t) };
         let file = from_err_ptr(file)?;
         Ok(Self(NonNull::new(file).ok_or(ENOMEM)?))
     }
