@@ -478,7 +478,9 @@ struct lithos_scheduler_claim {
  * too, as soon as the kernel has ended it.
  */
 
-/* Next after the id that is given, 0 for the first; ENOENT after the last. */
+/*
+ * In the order of their places: next after the id that is given, 0 for the first; ENOENT after the last.
+ */
 struct lithos_tenant_info {
 	__u64 tenant;			/* in and out */
 	__s32 pid;			/* of the process, in the initial namespace */

@@ -5,10 +5,10 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lithos_abi::bindings::LITHOS_ABI_VERSION;
-use lithos_abi::message::MessageError;
+use lithos_abi::bindings::*;
+use lithos_abi::message::{MessageError, set_text, text};
 
-use crate::{Channel, ChannelError};
+use crate::{Channel, ChannelError, Identity};
 
 /// Whoever hands out channels.
 pub trait Broker: Send {
@@ -18,13 +18,6 @@ pub trait Broker: Send {
     /// Asks for a channel for one CUDA context and maps what comes. Returns when there is a first
     /// grant. `context` is the tenant's own name for the context.
     fn create_channel(&mut self, gpu: [u8; 16], context: u64) -> Result<Channel, BrokerError>;
-
-    /// Makes this process again the tenant that it was under the broker before.
-    fn resume(&mut self, tenant: u64, partition: &str) -> Result<Attached, BrokerError>;
-
-    /// Hands over a channel of the broker before. From when this returns all its launches follow grants
-    /// of this one.
-    fn resume_channel(&mut self, channel: &Channel) -> Result<(), BrokerError>;
 
     /// Gives a channel back.
     fn destroy_channel(&mut self, id: u64) -> Result<(), BrokerError>;
@@ -42,7 +35,7 @@ pub struct Attached {
 /// Why a broker did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerError {
-    /// Nobody listens at the address, or we may not talk to it.
+    /// Nobody listens at the address, or schedules there, or we may not talk to it.
     #[error("no broker answers at {path}")]
     Connect {
         /// The address.
@@ -79,4 +72,33 @@ pub enum BrokerError {
     /// A partition's name is too long, empty, or contains a NUL.
     #[error("{0:?} cannot be the name of a partition")]
     Name(String),
+}
+
+/// What a process says when it attaches.
+pub(crate) fn attach_request(
+    partition: &str,
+    identity: Identity,
+) -> Result<lithos_attach, BrokerError> {
+    let request = lithos_attach {
+        version: LITHOS_ABI_VERSION,
+        reserved: 0,
+        partition: set_text(partition),
+        edits: identity.edits,
+        driver: identity.driver,
+    };
+    if partition.is_empty() || text(&request.partition).as_deref() != Some(partition) {
+        return Err(BrokerError::Name(partition.to_owned()));
+    }
+    Ok(request)
+}
+
+/// Returns whether a reply grants, or else why not.
+pub(crate) fn granted(reply: &lithos_reply) -> Result<(), BrokerError> {
+    if reply.error == 0 {
+        return Ok(());
+    }
+    Err(BrokerError::Refused {
+        errno: i32::try_from(reply.error).unwrap_or(libc::EIO),
+        text: text(&reply.text).unwrap_or_default(),
+    })
 }

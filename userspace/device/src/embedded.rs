@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use lithos_abi::bindings::*;
-use lithos_abi::message::{Message, PACKET_BYTES_MAX, decode, encode, set_text, text};
+use lithos_abi::message::{Message, PACKET_BYTES_MAX, decode, encode, set_text};
 use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::sys::socket::sockopt::SendTimeout;
@@ -21,6 +21,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
+use crate::broker::{attach_request, granted};
 use crate::{Attached, Broker, BrokerError, Channel, ChannelError, Identity, packet};
 
 /// Where lithosd listens.
@@ -135,37 +136,8 @@ impl SocketBroker {
         called
     }
 
-    fn attached(
-        called: Result<(lithos_attached, Vec<OwnedFd>), BrokerError>,
-    ) -> Result<Attached, BrokerError> {
-        let (reply, _) = called?;
-        granted(&reply.reply)?;
-        if reply.version != LITHOS_ABI_VERSION {
-            return Err(BrokerError::Version(reply.version));
-        }
-        Ok(Attached {
-            tenant: reply.tenant,
-            enforce: reply.flags & LITHOS_ATTACHED_ENFORCE != 0,
-        })
-    }
-}
-
-impl Broker for SocketBroker {
-    fn attach(&mut self, partition: &str) -> Result<Attached, BrokerError> {
-        let request = lithos_attach {
-            version: LITHOS_ABI_VERSION,
-            reserved: 0,
-            partition: set_text(partition),
-            edits: self.identity.edits,
-            driver: self.identity.driver,
-        };
-        if partition.is_empty() || text(&request.partition).as_deref() != Some(partition) {
-            return Err(BrokerError::Name(partition.to_owned()));
-        }
-        Self::attached(self.call(&request, self.soon))
-    }
-
-    fn resume(&mut self, tenant: u64, partition: &str) -> Result<Attached, BrokerError> {
+    /// Makes this process again the tenant that it was under the broker before.
+    pub fn resume(&mut self, tenant: u64, partition: &str) -> Result<Attached, BrokerError> {
         let request = lithos_resume {
             version: LITHOS_ABI_VERSION,
             reserved: 0,
@@ -175,7 +147,9 @@ impl Broker for SocketBroker {
         Self::attached(self.call(&request, self.soon))
     }
 
-    fn resume_channel(&mut self, channel: &Channel) -> Result<(), BrokerError> {
+    /// Hands over a channel of the broker before. From when this returns all its launches follow grants
+    /// of this one.
+    pub fn resume_channel(&mut self, channel: &Channel) -> Result<(), BrokerError> {
         let request = lithos_channel_resume {
             channel: channel.id(),
             reserved: [0; 3],
@@ -198,6 +172,27 @@ impl Broker for SocketBroker {
         };
         let (reply, _) = self.call::<_, lithos_reply>(&request, self.soon)?;
         granted(&reply)
+    }
+
+    fn attached(
+        called: Result<(lithos_attached, Vec<OwnedFd>), BrokerError>,
+    ) -> Result<Attached, BrokerError> {
+        let (reply, _) = called?;
+        granted(&reply.reply)?;
+        if reply.version != LITHOS_ABI_VERSION {
+            return Err(BrokerError::Version(reply.version));
+        }
+        Ok(Attached {
+            tenant: reply.tenant,
+            enforce: reply.flags & LITHOS_ATTACHED_ENFORCE != 0,
+        })
+    }
+}
+
+impl Broker for SocketBroker {
+    fn attach(&mut self, partition: &str) -> Result<Attached, BrokerError> {
+        let request = attach_request(partition, self.identity)?;
+        Self::attached(self.call(&request, self.soon))
     }
 
     fn create_channel(&mut self, gpu: [u8; 16], context: u64) -> Result<Channel, BrokerError> {
@@ -269,14 +264,4 @@ fn until<T>(
             other => return other,
         }
     }
-}
-
-fn granted(reply: &lithos_reply) -> Result<(), BrokerError> {
-    if reply.error == 0 {
-        return Ok(());
-    }
-    Err(BrokerError::Refused {
-        errno: i32::try_from(reply.error).unwrap_or(libc::EIO),
-        text: text(&reply.text).unwrap_or_default(),
-    })
 }

@@ -2,8 +2,13 @@
 //! The client of a LithOS broker, and the making of the pages that a broker hands out.
 //!
 //! A *broker* hands out *channels*; who the broker is does not matter to a tenant, which talks to
-//! it through [`Broker`]. There is one: lithosd itself over a Unix socket
-//! ([`embedded::SocketBroker`]). The kernel's, at `/dev/lithos`, will be another file beside it.
+//! it through [`Broker`]. There are two: the kernel's, at `/dev/lithos` ([`kernel::KernelBroker`]), and,
+//! where no module can be loaded, lithosd itself over a Unix socket ([`embedded::SocketBroker`]).
+//!
+//! | | tenant | scheduler |
+//! | --- | --- | --- |
+//! | kernel's | [`kernel`] | [`scheduler`] |
+//! | embedded | [`embedded`] | lithosd, which makes [`pages`] and answers [`packet`]s |
 //!
 //! Outside the kernel, simgpu and the one mapping that the CUDA driver makes of an arena, this crate
 //! is the only one that maps memory. It never blocks without a deadline, and every descriptor that it
@@ -15,8 +20,11 @@ mod channel;
 pub mod embedded;
 mod fork;
 mod identity;
+mod ioctl;
+pub mod kernel;
 pub mod packet;
 pub mod pages;
+pub mod scheduler;
 
 pub use broker::{Attached, Broker, BrokerError};
 pub use channel::{Arena, Channel, ChannelError};
