@@ -4,6 +4,9 @@
 //!
 //! The idea: a testbed is a simulated or a real GPU, a folder, and a daemon that lives in that folder
 //! and nowhere else. Everything ends with the testbed, and several can exist side by side.
+//!
+//! So its daemon is the broker itself, because the kernel's is the machine's. With
+//! `LITHOS_TEST_BROKER=kernel` it is the kernel's all the same: for a machine that is there for nothing else.
 
 mod process;
 
@@ -15,6 +18,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use lithos_device::kernel::DEFAULT_DEVICE;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -85,6 +89,8 @@ pub struct Testbed {
     programs: Programs,
     /// What programs need in their environment to find the GPU.
     environment: Vec<(&'static str, OsString)>,
+    /// As the daemon's configuration has it.
+    broker: String,
     daemon: Option<Process>,
     simulator: Option<Process>,
     // Last, so that the folders go after those who use them.
@@ -105,15 +111,33 @@ impl Testbed {
         let mut testbed = Self {
             programs,
             environment: Vec::new(),
+            broker: String::new(),
             daemon: None,
             simulator: None,
             run,
             folder,
         };
+        match std::env::var("LITHOS_TEST_BROKER") {
+            Ok(broker) => testbed.set_broker(&broker),
+            Err(_) => testbed.set_broker("embedded"),
+        }
         if let Hardware::Simulated(simulation) = hardware {
             testbed.simulate(simulation)?;
         }
         Ok(testbed)
+    }
+
+    /// Sets what the configuration of the next daemon says about its broker. Programs look for the
+    /// kernel's unless it is `embedded`.
+    pub fn set_broker(&mut self, broker: &str) {
+        self.broker = broker.into();
+        self.set_variable(
+            "LITHOS_DEVICE",
+            match broker {
+                "embedded" => "/nonexistent",
+                _ => DEFAULT_DEVICE,
+            },
+        );
     }
 
     fn simulate(&mut self, simulation: &Simulation) -> anyhow::Result<()> {
@@ -140,10 +164,10 @@ impl Testbed {
         // A GPU's device files are everybody's.
         std::fs::set_permissions(&socket, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
         self.simulator = Some(server);
-        self.environment = vec![
+        self.environment.extend([
             ("SIMGPU_SOCKET", socket.into()),
             ("LD_LIBRARY_PATH", libraries.into()),
-        ];
+        ]);
         Ok(())
     }
 
@@ -162,9 +186,10 @@ impl Testbed {
     pub fn write_configuration(&self, rest: &str) -> anyhow::Result<PathBuf> {
         let path = self.folder.path().join("lithosd.toml");
         let text = format!(
-            "runtime_directory = {:?}\nstate_directory = {:?}\n{rest}\n",
+            "runtime_directory = {:?}\nstate_directory = {:?}\nbroker = {:?}\n{rest}\n",
             self.runtime_directory(),
             self.folder.path().join("state"),
+            self.broker,
         );
         std::fs::write(&path, text)?;
         Ok(path)

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The embedded broker: hands out channels, and stands between tenants and the policy.
+//! The broker: hands out channels, and stands between tenants and the policy.
 //!
 //! It translates: what tenants and operators ask for becomes events of the policy; the policy's
 //! commands become words in grant pages and waits in ledgers. It knows nothing of sockets and has no
-//! clock; whoever owns it says what time it is.
+//! clock; whoever owns it says what time it is. Who its tenants are, and who makes the pages, is said by
+//! whoever takes them in: `tenants.rs` for the embedded broker, `kernel.rs` for that of the kernel.
 //!
 //! ```text
 //!   create_channel ---> waiting ---first grant---> open ---destroy, or the tenant ends---> gone
@@ -24,7 +25,6 @@ use lithos_device::Identity;
 use lithos_device::pages::{Pages, PagesError};
 use lithos_policy::{
     ChannelId, Event, GpuId, Nanos, Oversize, Scheduler, Settings, TenantId, Topology, TpcSet,
-    TpcState,
 };
 
 use serde::{Deserialize, Serialize};
@@ -60,6 +60,8 @@ pub struct Broker {
     pub(crate) partitions: Partitions,
     pub(crate) tenants: BTreeMap<TenantId, Tenant>,
     pub(crate) channels: BTreeMap<ChannelId, Channel>,
+    /// Whom tenants come by.
+    pub(crate) kind: BrokerKind,
     pub(crate) hearts: Hearts,
     /// Where it is kept what the next daemon has to know.
     pub(crate) will: Option<Will>,
@@ -72,9 +74,31 @@ pub struct Broker {
     pub(crate) next_poll: Option<Nanos>,
 }
 
+/// Who hands out channels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BrokerKind {
+    /// The daemon itself.
+    #[default]
+    Embedded,
+    /// lithos.ko.
+    Kernel,
+}
+
+impl std::fmt::Display for BrokerKind {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.pad(match self {
+            Self::Embedded => "embedded",
+            Self::Kernel => "kernel",
+        })
+    }
+}
+
 /// One process that has attached to a partition.
 #[derive(Clone, Debug)]
 pub(crate) struct Tenant {
+    /// Whom it came by. Under another broker its id means nothing.
+    pub(crate) broker: BrokerKind,
     pub(crate) process: Process,
     pub(crate) identity: Identity,
     pub(crate) partition: String,
@@ -193,6 +217,7 @@ impl Broker {
             partitions,
             tenants: BTreeMap::new(),
             channels: BTreeMap::new(),
+            kind: BrokerKind::Embedded,
             hearts: Hearts::default(),
             will: None,
             problems: Vec::new(),
@@ -267,6 +292,10 @@ impl Broker {
         for tenant in self.absent_tenants_of(process) {
             self.end_tenant(tenant, "its process has begun anew", now);
         }
+        if self.tenants.contains_key(&tenant) {
+            let text = format!("a tenant of another broker has the id {tenant}");
+            return Err(Refused::new(libc::EEXIST, text));
+        }
         let limit = self.config.tenants_max;
         if self.tenants.len() >= limit {
             let text = format!("there are {limit} tenants, the most that limits.tenants allows");
@@ -285,6 +314,7 @@ impl Broker {
         let Process { pid, uid, .. } = process;
         tracing::info!(%tenant, pid, uid, partition, "tenant attached");
         let state = Tenant {
+            broker: self.kind,
             process,
             identity,
             partition: partition.into(),
@@ -309,7 +339,10 @@ impl Broker {
     ) -> Result<(), Refused> {
         self.give_up_left(tenant, request.context, now);
         let Some(state) = self.tenants.get(&tenant) else {
-            return Err(Refused::new(libc::ENOTCONN, "the tenant has ended"));
+            return Err(Refused::new(
+                libc::ENOTCONN,
+                "the tenant has ended, or was refused",
+            ));
         };
         let limit = self.config.tenant_channels_max;
         if state.channels.len() >= limit {
@@ -438,6 +471,11 @@ impl Broker {
         Some((message, descriptors))
     }
 
+    /// Has the rings looked at in the next turn.
+    pub(crate) fn look_at_rings(&mut self, now: Nanos) {
+        self.next_poll = Some(now);
+    }
+
     /// Returns the waits for a first grant that have ended since the last call.
     pub fn take_answers(&mut self) -> Vec<Answer> {
         std::mem::take(&mut self.answers)
@@ -506,68 +544,6 @@ impl Broker {
             (false, false) => POLL_IDLE.min(ring),
         };
         self.next_poll = (!self.channels.is_empty()).then(|| now.after(pace));
-    }
-
-    fn end_waits(&mut self, now: Nanos) {
-        let over = |channel: &Channel| channel.waits_until.is_some_and(|until| until <= now);
-        let over: Vec<ChannelId> = (self.channels.iter())
-            .filter_map(|(&id, channel)| over(channel).then_some(id))
-            .collect();
-        for id in over {
-            let text = self.explain_wait(id);
-            let Some(tenant) = self.channels.get(&id).map(|channel| channel.tenant) else {
-                continue;
-            };
-            self.close_channel(id, now);
-            self.answers.push(Answer {
-                tenant,
-                channel: id,
-                outcome: Err(Refused::new(libc::ETIMEDOUT, text)),
-            });
-        }
-    }
-
-    /// Says what a channel without a grant waits for.
-    fn explain_wait(&self, id: ChannelId) -> String {
-        let waited = format!(
-            "waited {} ms for a first TPC",
-            self.config.grant_wait.as_millis()
-        );
-        let Some(view) = self.scheduler.channel(id) else {
-            return waited;
-        };
-        let gpu = self.scheduler.gpus().find(|gpu| gpu.gpu == view.gpu);
-        let tpcs = gpu.map(|gpu| gpu.tpcs).unwrap_or_default();
-        let mut from = BTreeMap::<String, (TpcSet, BTreeSet<ChannelId>)>::new();
-        for tpc in &tpcs {
-            if let TpcState::InTransit {
-                from: user,
-                to,
-                awaiting,
-                ..
-            } = &tpc.state
-                && to.as_ref() == Some(&view.partition)
-            {
-                let (set, channels) = from.entry(user.to_string()).or_default();
-                set.insert(tpc.bit);
-                channels.extend(awaiting);
-            }
-        }
-        if from.is_empty() {
-            return format!(
-                "{waited}: partition {} has none on GPU {}, because guarantees and running \
-                 channels of others take all; give it a guarantee, or lower others",
-                view.partition, view.gpu
-            );
-        }
-        let transit: Vec<String> = (from.iter())
-            .map(|(user, (set, channels))| {
-                let channels: Vec<String> = channels.iter().map(ChannelId::to_string).collect();
-                format!("TPCs {set} of {user} (channels {})", channels.join(", "))
-            })
-            .collect();
-        let transit = transit.join("; ");
-        format!("{waited}: launches have not completed on {transit}; see lithos status")
     }
 
     pub(crate) fn close_channel(&mut self, id: ChannelId, now: Nanos) {

@@ -34,6 +34,8 @@ pub struct Config {
     pub log: String,
     /// The group whose members may change things.
     pub group: String,
+    /// Who is to hand out channels.
+    pub broker: BrokerChoice,
     /// Tenants at a time.
     pub tenants_max: usize,
     /// Channels of one tenant at a time.
@@ -50,6 +52,19 @@ pub struct Config {
     pub mps: MpsConfig,
     /// Partitions.
     pub partitions: Vec<PartitionEntry>,
+}
+
+/// Who is to hand out channels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BrokerChoice {
+    /// The kernel's broker, if lithos.ko is there; else the daemon.
+    #[default]
+    Auto,
+    /// The kernel's broker.
+    Kernel,
+    /// The daemon.
+    Embedded,
 }
 
 /// How MPS is used.
@@ -114,6 +129,7 @@ struct File {
     state_directory: PathBuf,
     log: String,
     group: String,
+    broker: BrokerChoice,
     limits: Limits,
     channel: Channel,
     mps: Mps,
@@ -154,6 +170,7 @@ impl Default for File {
             state_directory: "/var/lib/lithos".into(),
             log: "info".into(),
             group: "lithos".into(),
+            broker: BrokerChoice::default(),
             limits: Limits::default(),
             channel: Channel::default(),
             mps: Mps::default(),
@@ -282,6 +299,7 @@ impl Config {
             state_directory: file.state_directory,
             log: file.log,
             group: file.group,
+            broker: file.broker,
             tenants_max: limits.tenants,
             tenant_channels_max: limits.channels_per_tenant,
             linger: Duration::from_millis(limits.linger_ms),
@@ -402,11 +420,12 @@ mod tests {
     #[test]
     fn what_is_impossible_is_named_with_its_key_and_what_would_be_right() {
         let long = format!("runtime_directory = \"/{}\"", "x".repeat(120));
-        let cases: [(&str, &[&str]); 18] = [
+        let cases: [(&str, &[&str]); 19] = [
             ("colour = 1", &["colour", "runtime_directory"]),
             ("[limits]\ntenant = 1", &["tenant", "tenants"]),
             ("group = 5", &["group = 5", "string"]),
             ("group = \"\"", &["group", "name a group"]),
+            ("broker = \"best\"", &["best", "auto", "kernel", "embedded"]),
             ("log = \"a=b=c\"", &["log", "info"]),
             ("state_directory = \"x\"", &["state_directory", "absolute"]),
             (&long, &["runtime_directory", "107"]),

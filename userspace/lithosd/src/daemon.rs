@@ -2,8 +2,11 @@
 //! The daemon: one thread that owns the broker and waits in one place.
 //!
 //! Everything that can happen is a descriptor in one epoll set: signals, a timer for what the broker
-//! wants done at a time, the two listening sockets, connections, and processes (pidfds). Between two
-//! waits nothing blocks.
+//! wants done at a time, the kernel's broker or the socket of the embedded one, the socket of the command,
+//! connections, and processes (pidfds). Between two waits nothing blocks.
+//!
+//! There is one broker at a time. What the other one handed out under a daemon before lives on with what
+//! it had, and nobody else gets that, until its process ends.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -24,13 +27,15 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
-use crate::broker::Broker;
+use crate::broker::{Broker, BrokerKind};
 use crate::clients::{Clients, Desk, Group};
-use crate::clock::now;
+use crate::clock::{self, now};
 use crate::config::{Config, MpsEnable};
 use crate::discover;
 use crate::estate::{self, EstateError, Will};
 use crate::gpu::{Gpu, Machine, Unfit};
+use crate::heartbeat::Hearts;
+use crate::kernel::Kernel;
 use crate::listener::Listener;
 use crate::lock::Locks;
 pub use crate::lock::TakeOver;
@@ -64,7 +69,7 @@ impl Facts {
             version: env!("CARGO_PKG_VERSION").into(),
             abi_version: LITHOS_ABI_VERSION,
             pid: std::process::id(),
-            broker: "embedded".into(),
+            broker: broker.kind,
             broker_socket: self.broker_socket.clone(),
             uptime_ms: now.0.saturating_sub(self.started.0) / 1_000_000,
             refused: broker.refused,
@@ -82,7 +87,7 @@ struct Daemon {
     signals: SignalFd,
     broker: Broker,
     facts: Facts,
-    tenants: Tenants,
+    door: Door,
     clients: Clients,
     owners: BTreeMap<u64, (OwnedFd, String)>,
     owners_seen: u64,
@@ -92,6 +97,12 @@ struct Daemon {
     manager: Manager,
     /// When the loop last went round.
     turned: Nanos,
+}
+
+/// Where tenants come in.
+enum Door {
+    Kernel(Kernel),
+    Socket(Tenants),
 }
 
 /// Runs the daemon until it is told to end. The machine is what NVML says, or what the caller makes up.
@@ -116,10 +127,10 @@ pub fn run(config: Config, machine: Option<Machine>, take_over: TakeOver) -> any
     let mut daemon = Daemon::new(config, &machine, gpus, unfit, locks)?;
     let pid = std::process::id();
     let absent = daemon.broker.absent_tenants().count();
-    let socket = &daemon.facts.broker_socket;
+    let broker = daemon.broker.kind;
     tracing::info!(
         pid,
-        socket,
+        %broker,
         tenants_to_come_back = absent,
         "lithosd is ready"
     );
@@ -171,13 +182,21 @@ impl Daemon {
         };
         let partitions = Partitions::new(config.partitions.clone(), store);
         let (broker_socket, control_socket) = (config.broker_socket(), config.control_socket());
+        let hearts = Hearts::default();
+        hearts.start().context("cannot start the heartbeat")?;
+        let mut problems = Vec::new();
+        let kernel = Kernel::claim(&config, &gpus, &unfit, &hearts, &mut problems)?;
+        // From now on no other daemon grants anything by the kernel's broker, so what the one before has
+        // left is what it left.
+        let now = clock::now();
         let (estate, problem) = match locks.before.map(|pid| Will::of(&run_dir, pid).read()) {
             Some(Ok(estate)) => (estate, None),
             Some(Err(error)) => (None, Some(unknown_tenants(&error))),
             None => (None, None),
         };
         let mut broker = Broker::succeeding(config, gpus, unfit, partitions, estate, now);
-        broker.problems.extend(problem);
+        broker.problems.extend(problem.into_iter().chain(problems));
+        broker.hearts = hearts;
         // What this daemon leaves holds from when it has signed its lock.
         let will = Will::of(&run_dir, std::process::id());
         broker.make_will(will);
@@ -185,12 +204,15 @@ impl Daemon {
         if let Err(error) = Will::of(&run_dir, std::process::id()).remove_others() {
             tracing::warn!("cannot tidy up what daemons before have left: {error}");
         }
-        broker
-            .hearts
-            .start()
-            .context("cannot start the heartbeat")?;
         // Only now may tenants find the way.
-        let tenants = Tenants::new(listen(&broker_socket, Kind::TenantListener)?);
+        let door = match kernel {
+            Some(mut kernel) => {
+                broker.kind = BrokerKind::Kernel;
+                kernel.take_over(&mut broker, &epoll, now)?;
+                Door::Kernel(kernel)
+            }
+            None => Door::Socket(Tenants::new(listen(&broker_socket, Kind::TenantListener)?)),
+        };
         let clients = listen(&control_socket, Kind::ClientListener)?;
         let mut daemon = Self {
             broker,
@@ -198,7 +220,7 @@ impl Daemon {
             timer,
             signals,
             facts,
-            tenants,
+            door,
             clients: Clients::new(clients, group),
             owners: BTreeMap::new(),
             owners_seen: 0,
@@ -269,8 +291,13 @@ impl Daemon {
     /// After a time in which it could be taken for dead, looks whether somebody has taken over.
     fn look_around(&mut self) -> anyhow::Result<()> {
         let slept = now().0.saturating_sub(self.turned.0);
-        if slept > u64::from(LITHOS_HEARTBEAT_STALE_NS) && !self.locks.hold() {
-            bail!("another lithosd has taken over; this one, which was stopped or hung, ends");
+        if slept > u64::from(LITHOS_HEARTBEAT_STALE_NS) {
+            if !self.locks.hold() {
+                bail!("another lithosd has taken over; this one, which was stopped or hung, ends");
+            }
+            if let Door::Kernel(kernel) = &self.door {
+                kernel.check()?;
+            }
         }
         Ok(())
     }
@@ -291,12 +318,10 @@ impl Daemon {
                 Ok(()) | Err(nix::Error::EAGAIN) => {}
                 Err(error) => return Err(error).context("cannot read the timer"),
             },
-            Kind::TenantListener => self.tenants.accept(&mut self.broker, &self.epoll, now),
+            Kind::Kernel | Kind::TenantListener | Kind::Tenant | Kind::TenantProcess => {
+                self.take_of_tenants(token, now)?;
+            }
             Kind::ClientListener => self.clients.accept(&self.epoll, now),
-            Kind::Tenant => self
-                .tenants
-                .readable(number, &mut self.broker, &self.epoll, now),
-            Kind::TenantProcess => self.tenants.process_ended(number, &mut self.broker, now),
             Kind::Client => {
                 let mut desk = Desk {
                     broker: &mut self.broker,
@@ -321,6 +346,21 @@ impl Daemon {
         Ok(true)
     }
 
+    /// Takes in an event of tenants.
+    fn take_of_tenants(&mut self, token: Token, now: Nanos) -> anyhow::Result<()> {
+        let Token { kind, number } = token;
+        let (broker, epoll) = (&mut self.broker, &self.epoll);
+        match (&mut self.door, kind) {
+            (Door::Kernel(kernel), _) => kernel.readable(broker, now)?,
+            (Door::Socket(tenants), Kind::TenantListener) => tenants.accept(broker, epoll, now),
+            (Door::Socket(tenants), Kind::TenantProcess) => {
+                tenants.process_ended(number, broker, now);
+            }
+            (Door::Socket(tenants), _) => tenants.readable(number, broker, epoll, now),
+        }
+        Ok(())
+    }
+
     fn watch_owner(&mut self, pidfd: OwnedFd, name: String, now: Nanos) {
         self.owners_seen += 1;
         let (kind, number) = (Kind::RunOwner, self.owners_seen);
@@ -340,12 +380,16 @@ impl Daemon {
         let now = now();
         self.turned = now;
         self.broker.turn(now);
-        self.tenants.turn(&mut self.broker, &self.epoll, now);
         self.clients.turn(&self.epoll, now);
         self.manager.turn(now);
-        let answers = self.broker.take_answers();
-        self.tenants
-            .deliver(answers, &mut self.broker, &self.epoll, now);
+        let (broker, epoll) = (&mut self.broker, &self.epoll);
+        match &mut self.door {
+            Door::Kernel(kernel) => kernel.deliver(broker.take_answers(), broker)?,
+            Door::Socket(tenants) => {
+                tenants.turn(broker, epoll, now);
+                tenants.deliver(broker.take_answers(), broker, epoll, now);
+            }
+        }
         Ok(())
     }
 
@@ -353,7 +397,10 @@ impl Daemon {
     fn arm(&self) -> anyhow::Result<()> {
         let dues = [
             self.broker.next_turn(),
-            self.tenants.next_turn(),
+            match &self.door {
+                Door::Kernel(_) => None,
+                Door::Socket(tenants) => tenants.next_turn(),
+            },
             self.clients.next_turn(),
             self.manager.next_turn(),
         ];

@@ -19,7 +19,7 @@ use lithos_abi::arena::Counts;
 use lithos_policy::{Oversize, TpcSet};
 use serde::{Deserialize, Serialize};
 
-use crate::broker::Process;
+use crate::broker::{BrokerKind, Process};
 use crate::partition::PartitionEntry;
 
 const VERSION: u32 = 1;
@@ -53,6 +53,9 @@ pub(crate) struct Held {
 #[serde(deny_unknown_fields)]
 pub(crate) struct LeftTenant {
     pub(crate) tenant: u64,
+    /// Whom it came by.
+    #[serde(default)]
+    pub(crate) broker: BrokerKind,
     pub(crate) process: Process,
     /// What its launches are made with, as it said when it attached.
     pub(crate) edits: u64,

@@ -106,6 +106,11 @@ impl Gpu {
 }
 
 impl Unfit {
+    /// Its UUID, as CUDA gives it, if it has one.
+    pub(crate) fn uuid_bytes(&self) -> Option<[u8; 16]> {
+        parse_uuid(&self.listed.uuid)
+    }
+
     pub(crate) fn status(&self) -> UnfitStatus {
         UnfitStatus {
             index: self.listed.index,

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Says in every grant page that somebody schedules, while that is so.
+//! Says that somebody schedules, while that is so: in every grant page that the embedded broker made, or
+//! to the kernel, which watches over those that it made.
 //!
 //! A thread of its own does it, so that a main loop that has much to do is not taken for a dead one;
 //! and only while the main loop goes round, so that one that hangs is. The thread has one real-time
-//! priority above all ordinary threads if it may, for a machine whose processors are all busy. Without
-//! channels it sleeps.
+//! priority above all ordinary threads if it may, for a machine whose processors are all busy. Where there
+//! is nobody to say it to it sleeps.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,6 +14,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lithos_device::pages::Heart;
+use lithos_device::scheduler::Scheduler;
 use lithos_policy::{ChannelId, Nanos};
 
 use crate::clock;
@@ -23,31 +25,45 @@ const BEAT: Duration = Duration::from_millis(10);
 /// For how long the main loop may be busy with one thing, such as a file on a slow disk.
 const HANGS: Nanos = Nanos::from_secs(1);
 
-/// The hearts of all channels.
+/// All hearts.
 #[derive(Debug, Default)]
 pub(crate) struct Hearts(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    hearts: Mutex<BTreeMap<ChannelId, Heart>>,
+    hearts: Mutex<Listeners>,
     /// There is a heart.
     any: Condvar,
     /// When the main loop last went round.
     turned_ns: AtomicU64,
 }
 
+/// Where it is said.
+#[derive(Debug, Default)]
+struct Listeners {
+    pages: BTreeMap<ChannelId, Heart>,
+    kernel: Option<Arc<Scheduler>>,
+}
+
 impl Hearts {
+    /// Says to the kernel from now on that somebody schedules.
+    pub(crate) fn claimed(&self, scheduler: Arc<Scheduler>, now: Nanos) {
+        self.turned(now);
+        self.0.lock().kernel = Some(scheduler);
+        self.0.any.notify_one();
+    }
+
     /// Says from now on in the page of a channel that somebody schedules.
     pub(crate) fn add(&self, channel: ChannelId, heart: Heart, now: Nanos) {
         self.turned(now);
         heart.beat(now.0);
-        self.0.lock().insert(channel, heart);
+        self.0.lock().pages.insert(channel, heart);
         self.0.any.notify_one();
     }
 
     /// Ceases to.
     pub(crate) fn remove(&self, channel: ChannelId) {
-        self.0.lock().remove(&channel);
+        self.0.lock().pages.remove(&channel);
     }
 
     /// Says that the main loop goes round.
@@ -73,7 +89,7 @@ impl Shared {
     fn beat(&self) {
         loop {
             let mut hearts = self.lock();
-            while hearts.is_empty() {
+            while hearts.pages.is_empty() && hearts.kernel.is_none() {
                 hearts = self
                     .any
                     .wait(hearts)
@@ -82,15 +98,20 @@ impl Shared {
             let now = clock::now();
             let turned = Nanos(self.turned_ns.load(Ordering::Relaxed));
             if now <= turned.after(HANGS) {
-                hearts.values().for_each(|heart| heart.beat(now.0));
+                hearts.pages.values().for_each(|heart| heart.beat(now.0));
+                let beat = hearts.kernel.as_ref().map(|kernel| kernel.beat());
+                if let Some(Err(_)) = beat {
+                    // The main loop hears of it, too, and ends.
+                    hearts.kernel = None;
+                }
             }
             drop(hearts);
             std::thread::sleep(BEAT);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<ChannelId, Heart>> {
-        // A panic leaves a map of hearts.
+    fn lock(&self) -> MutexGuard<'_, Listeners> {
+        // A panic leaves those that there were.
         self.hearts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -2,10 +2,10 @@
 //! The daemon `lithosd`, and what it shares with the command `lithos`.
 //!
 //! ```text
-//!   tenants --SEQPACKET--> tenants.rs --+                       +--> lithos-policy
-//!                          session.rs   +--> broker.rs ---------+
-//!   lithos  --STREAM-----> clients.rs --+    operator.rs        +--> grant.rs: grant pages
-//!                                            report.rs          +--> ledger.rs: rings and stamps
+//!   tenants --lithos.ko--> kernel.rs ---+                       +--> lithos-policy
+//!       or  --SEQPACKET--> tenants.rs --+--> broker.rs ---------+
+//!                          session.rs   |    operator.rs        +--> grant.rs: grant pages
+//!   lithos  --STREAM-----> clients.rs --+    report.rs          +--> ledger.rs: rings and stamps
 //!                                            takeover.rs        +--> estate.rs: for the next daemon
 //!                 daemon.rs: one thread, one place that waits
 //! ```
@@ -23,6 +23,7 @@ pub mod file;
 pub mod gpu;
 mod grant;
 mod heartbeat;
+mod kernel;
 pub mod ledger;
 mod listener;
 mod lock;
@@ -40,3 +41,4 @@ pub mod store;
 mod takeover;
 mod tenants;
 mod token;
+mod wait;

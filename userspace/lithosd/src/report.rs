@@ -7,7 +7,7 @@ use std::fs;
 use lithos_abi::bindings::*;
 use lithos_policy::{ChannelId, GpuView, Nanos, TpcSet, TpcState};
 
-use crate::broker::{Arrival, Broker, Channel};
+use crate::broker::{Arrival, Broker, BrokerKind, Channel};
 use crate::gpu::Unfit;
 use crate::operator::Known;
 use crate::status::{
@@ -33,7 +33,7 @@ const COUNTERS: [(&str, lithos_counter); 14] = [
     ("void", LITHOS_COUNT_VOID),
 ];
 
-/// What the embedded broker cannot promise.
+/// What neither broker can promise.
 const CANNOT_PROMISE: [&str; 5] = [
     "the shim is cooperative: a process that wants to can undo its own masks",
     "a process that was not started under LithOS uses the GPU unmanaged; nothing keeps it away",
@@ -41,6 +41,14 @@ const CANNOT_PROMISE: [&str; 5] = [
      were seen to complete",
     "without the daemon running processes keep what they are guaranteed; nobody joins until it is back",
     "under MPS all processes on a GPU share one fault domain: a fault or a kill of one can end all",
+];
+
+/// What the embedded broker cannot promise besides.
+const EMBEDDED_CANNOT_PROMISE: [&str; 3] = [
+    "a process that inherits the connection of a tenant, or is handed it, can speak for that tenant",
+    "a process that was stopped while the daemon restarts keeps all TPCs that its partition had until \
+     it goes on or ends",
+    "when a process dies nothing waits until the GPU has left its memory",
 ];
 
 impl Broker {
@@ -63,8 +71,17 @@ impl Broker {
                 .flat_map(|view| self.transit(view, now))
                 .collect(),
             problems: self.problems.clone(),
-            cannot_promise: CANNOT_PROMISE.map(str::to_owned).to_vec(),
+            cannot_promise: self.cannot_promise(),
         }
+    }
+
+    fn cannot_promise(&self) -> Vec<String> {
+        let more: &[&str] = match self.kind {
+            BrokerKind::Embedded => &EMBEDDED_CANNOT_PROMISE,
+            BrokerKind::Kernel => &[],
+        };
+        let all = CANNOT_PROMISE.iter().chain(more);
+        all.map(|&text| text.to_owned()).collect()
     }
 
     /// Returns the partitions in the order of their names.

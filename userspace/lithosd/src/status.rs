@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use lithos_policy::{Oversize, TpcSet};
 use serde::{Deserialize, Serialize};
 
+use crate::broker::BrokerKind;
 use crate::config::MpsEnable;
 use crate::ledger::{Awaited, Totals, Unknowable};
 use crate::partition::PartitionEntry;
@@ -43,9 +44,9 @@ pub struct DaemonStatus {
     pub abi_version: u32,
     /// Its process.
     pub pid: u32,
-    /// `embedded`.
-    pub broker: String,
-    /// Where tenants connect.
+    /// Who hands out channels.
+    pub broker: BrokerKind,
+    /// Where tenants connect to the embedded broker.
     pub broker_socket: String,
     /// How long it has been running.
     pub uptime_ms: u64,

@@ -21,12 +21,14 @@ use std::os::fd::OwnedFd;
 
 use lithos_abi::arena::Counts;
 use lithos_abi::bindings::LITHOS_ATTACHED_ENFORCE;
-use lithos_device::{Identity, pages};
+use lithos_abi::grant::Terms;
+use lithos_device::Identity;
+use lithos_device::pages::{self, Pages, PagesError};
 use lithos_policy::{
     ChannelId, Event, GpuId, Nanos, Oversize, PartitionName, Revision, TenantId, TpcSet,
 };
 
-use crate::broker::{Arrival, Broker, Channel, Process, Refused, Tenant};
+use crate::broker::{Arrival, Broker, BrokerKind, Channel, Process, Refused, Tenant};
 use crate::estate::{Estate, Held, LeftChannel, LeftTenant, Will};
 use crate::grant::terms;
 use crate::ledger::Ledger;
@@ -123,6 +125,7 @@ impl Broker {
                 own.insert(id, state);
             }
             let state = Tenant {
+                broker: left.broker,
                 process: left.process,
                 identity: Identity {
                     edits: left.edits,
@@ -155,7 +158,10 @@ impl Broker {
         let id = TenantId(tenant);
         let known = self.partitions.find(partition).map(attached_flags);
         let state = self.tenants.get_mut(&id).filter(|state| {
-            state.is_absent && state.is_process(process) && state.partition == partition
+            state.is_absent
+                && state.broker == BrokerKind::Embedded
+                && state.is_process(process)
+                && state.partition == partition
         });
         let (Some(state), Some(flags)) = (state, known) else {
             let text = format!(
@@ -178,23 +184,57 @@ impl Broker {
         now: Nanos,
     ) -> Result<ChannelId, Refused> {
         let id = ChannelId(channel);
+        // No daemon before had more grants than nanoseconds.
+        let last = now.0;
+        let make = |terms: &Terms| pages::adopt(terms, handed_over, last);
+        self.take_in_left(tenant, id, make, false, now)?;
+        Ok(id)
+    }
+
+    /// Takes in a channel of the daemon before whose grant page this daemon goes on with: it is taken
+    /// over at once, because its tenant follows what is written there.
+    pub(crate) fn adopt_channel(
+        &mut self,
+        tenant: TenantId,
+        id: ChannelId,
+        make: impl FnOnce(&Terms) -> Result<Pages, PagesError>,
+        now: Nanos,
+    ) -> Result<(), Refused> {
+        let awaits = self.take_in_left(tenant, id, make, true, now)?;
+        let grant = self.scheduler.channel(id).and_then(|view| view.grant);
+        if let (true, Some(grant)) = (awaits, grant) {
+            self.await_drain(id, grant.revision);
+        }
+        self.next_poll = Some(now);
+        Ok(())
+    }
+
+    /// Takes in a channel of the daemon before, and publishes what it has now. Returns whether a drain is
+    /// to be awaited. `follows`: whether its launches follow the page that `make` maps already.
+    fn take_in_left(
+        &mut self,
+        tenant: TenantId,
+        id: ChannelId,
+        make: impl FnOnce(&Terms) -> Result<Pages, PagesError>,
+        follows: bool,
+        now: Nanos,
+    ) -> Result<bool, Refused> {
         let state = self.tenants.get(&tenant);
         let left = state.and_then(|state| state.left.get(&id)).copied();
         let gpu = left.and_then(|left| self.gpus.iter().find(|gpu| GpuId(gpu.index) == left.gpu));
         let grant = self.scheduler.channel(id).and_then(|view| view.grant);
         let (Some(left), Some(gpu), Some(grant)) = (left, gpu, grant) else {
-            let text = format!("channel {channel} is none that this process had");
+            let text = format!("channel {id} is none that this process had");
             return Err(Refused::new(libc::ENOENT, text));
         };
-        let terms = terms(left.counts, gpu, channel, left.oversize);
+        let terms = terms(left.counts, gpu, id.0, left.oversize);
         let present = gpu.board.tpcs.all();
-        // No daemon before had more grants than nanoseconds.
-        let last = now.0;
-        let pages = pages::adopt(&terms, handed_over, last).map_err(|error| {
-            let text = format!("cannot take channel {channel} over: {error}");
+        let pages = make(&terms).map_err(|error| {
+            let text = format!("cannot take channel {id} over: {error}");
             Refused::new(libc::EINVAL, text)
         })?;
-        let ledger = Ledger::inherit(&pages.ring(), present, left.held, last);
+        let ledger = Ledger::inherit(&pages.ring(), present, left.held, pages.latest());
+        let awaits = left.awaits;
         let state = Channel {
             tenant,
             gpu: left.gpu,
@@ -204,14 +244,15 @@ impl Broker {
             pages,
             ledger,
             counts: left.counts,
-            arrival: Arrival::HandedOver {
-                awaits: left.awaits,
+            arrival: match follows {
+                true => Arrival::TakenOver,
+                false => Arrival::HandedOver { awaits },
             },
             waits_until: None,
         };
         self.insert_channel(id, state, now);
         self.publish(id, grant.revision, grant.tpcs);
-        Ok(id)
+        Ok(awaits)
     }
 
     /// Takes note that a channel's launches follow its new grant page.
@@ -365,6 +406,7 @@ impl Broker {
             if !channels.is_empty() {
                 tenants.push(LeftTenant {
                     tenant: id.0,
+                    broker: tenant.broker,
                     process: tenant.process,
                     edits: tenant.identity.edits,
                     driver: tenant.identity.driver.to_vec(),
@@ -396,7 +438,7 @@ impl Broker {
 
 impl Tenant {
     /// Whether a process is the tenant's; who its user is may have changed.
-    fn is_process(&self, process: Process) -> bool {
+    pub(crate) fn is_process(&self, process: Process) -> bool {
         (self.process.pid, self.process.start_ticks) == (process.pid, process.start_ticks)
     }
 }

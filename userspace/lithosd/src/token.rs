@@ -23,9 +23,11 @@ pub(crate) enum Kind {
     RunOwner,
     /// A process that was a tenant of the daemon before and has not come back.
     Absent,
+    /// The kernel's broker.
+    Kernel,
 }
 
-const KINDS: [Kind; 9] = [
+const KINDS: [Kind; 10] = [
     Kind::Signals,
     Kind::Timer,
     Kind::TenantListener,
@@ -35,6 +37,7 @@ const KINDS: [Kind; 9] = [
     Kind::Client,
     Kind::RunOwner,
     Kind::Absent,
+    Kind::Kernel,
 ];
 const KIND_BITS: u32 = 4;
 

@@ -110,11 +110,14 @@ pub(crate) fn directory(gpus: &[[u8; 16]]) -> tempfile::TempDir {
     dir
 }
 
-/// Writes the configuration of a directory, with more lines of TOML before the tables.
+/// Writes the configuration of a directory, with more lines of TOML before the tables. The kernel's broker
+/// is the machine's, so these daemons are brokers themselves.
 pub(crate) fn configure(dir: &Path, more: &str) -> PathBuf {
     let path = dir.join("lithosd.toml");
     let (run, state) = (dir.join("run"), dir.join("state"));
-    let text = format!("runtime_directory = {run:?}\nstate_directory = {state:?}\n{more}");
+    let text = format!(
+        "runtime_directory = {run:?}\nstate_directory = {state:?}\nbroker = \"embedded\"\n{more}"
+    );
     fs::write(&path, text).unwrap();
     path
 }

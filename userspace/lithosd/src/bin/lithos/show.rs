@@ -3,6 +3,8 @@
 
 use std::fmt::Write;
 
+use lithos_device::kernel::DEFAULT_DEVICE;
+use lithosd::broker::BrokerKind;
 use lithosd::ledger::{Awaited, OPERATORS_MAX, Unknowable};
 use lithosd::partition::GpuRef;
 use lithosd::selftest::Verdict;
@@ -55,7 +57,10 @@ pub(crate) fn status(status: &Status) -> String {
         daemon.version,
         daemon.pid,
         daemon.broker,
-        daemon.broker_socket,
+        match daemon.broker {
+            BrokerKind::Embedded => &daemon.broker_socket,
+            BrokerKind::Kernel => DEFAULT_DEVICE,
+        },
         span(daemon.uptime_ms),
         daemon.refused
     );

@@ -4,6 +4,7 @@
 use std::fmt::Display;
 
 use lithos_abi::bindings::LITHOS_ABI_VERSION;
+use lithosd::broker::BrokerKind;
 use lithosd::config::MpsEnable;
 use lithosd::selftest::Verdict;
 use lithosd::status::{GpuStatus, Status};
@@ -379,12 +380,21 @@ fn permissions(findings: &Findings, lines: &mut Vec<Line>) {
 
 fn module(findings: &Findings) -> Line {
     const TOPIC: &str = "module";
-    match findings.module_loaded {
-        true => fine(TOPIC, "lithos.ko is loaded"),
-        false => line(
+    let kind = findings.daemon.as_ref().map(|status| status.daemon.broker);
+    match (findings.module_loaded, kind) {
+        (true, Ok(BrokerKind::Embedded)) => with(
             TOPIC,
             State::Note,
-            "lithos.ko is not loaded: lithosd is the broker itself, which needs no module",
+            "lithos.ko is loaded, and lithosd is the broker itself",
+            "have broker = \"auto\" in lithosd.toml and restart lithosd; if it stays so lithos status \
+             says why",
+        ),
+        (true, _) => fine(TOPIC, "lithos.ko is loaded"),
+        (false, _) => line(
+            TOPIC,
+            State::Note,
+            "lithos.ko is not loaded: lithosd is the broker itself, which needs no module; lithos status \
+             says what that cannot promise",
         ),
     }
 }

@@ -80,7 +80,7 @@ fn status(self_test: &Value) -> Status {
     let status = json!({
         "daemon": {
             "version": env!("CARGO_PKG_VERSION"), "abi_version": LITHOS_ABI_VERSION, "pid": 3,
-            "broker": "embedded", "broker_socket": "/run/broker.sock", "uptime_ms": 1, "refused": 0,
+            "broker": "kernel", "broker_socket": "/run/broker.sock", "uptime_ms": 1, "refused": 0,
             "mps": {
                 "enable": "auto", "unsuitable": null, "pipe_directory": "/pipe",
                 "log_directory": "/log"
@@ -436,4 +436,22 @@ fn what_secure_boot_means_for_the_module_is_said() {
     );
     let lines = unwell(|findings| findings.module_loaded = false);
     says(&lines, "module", State::Note, &["needs no module"]);
+}
+
+#[test]
+fn a_module_that_is_there_and_not_used_is_noticed() {
+    let lines = unwell(|findings| {
+        let status = findings.daemon.as_mut().expect("a daemon");
+        status.daemon.broker = BrokerKind::Embedded;
+    });
+    let notes: Vec<Line> = lines
+        .into_iter()
+        .filter(|line| line.topic == "module")
+        .collect();
+    says(
+        &notes,
+        "module",
+        State::Note,
+        &["the broker itself", "auto"],
+    );
 }
