@@ -5,13 +5,16 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use lithos_device::embedded::DEFAULT_SOCKET;
+use lithos_device::kernel::DEFAULT_DEVICE;
 
 /// A process that is to be managed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Config {
     /// Name of the partition.
     pub(crate) partition: String,
-    /// Where the broker listens.
+    /// Where the kernel's broker is, if it is.
+    pub(crate) device: PathBuf,
+    /// Where the embedded broker listens.
     pub(crate) socket: PathBuf,
     /// Whether the process must not run if it cannot be managed. The broker may demand it, too; this
     /// is for the case that it cannot even be reached.
@@ -23,6 +26,7 @@ pub(crate) fn read(variable: impl Fn(&str) -> Option<OsString>) -> Option<Config
     let text = |name| variable(name).filter(|value| !value.is_empty());
     Some(Config {
         partition: text("LITHOS_PARTITION")?.to_string_lossy().into_owned(),
+        device: text("LITHOS_DEVICE").map_or_else(|| DEFAULT_DEVICE.into(), PathBuf::from),
         socket: text("LITHOS_SOCKET").map_or_else(|| DEFAULT_SOCKET.into(), PathBuf::from),
         enforce: text("LITHOS_ENFORCE").is_some_and(|value| value == "1"),
     })
@@ -50,17 +54,20 @@ mod tests {
     }
 
     #[test]
-    fn socket_and_enforcement_have_defaults() {
+    fn brokers_and_enforcement_have_defaults() {
         let config = from(&[("LITHOS_PARTITION", "batch")]).expect("a partition");
         assert_eq!(config.partition, "batch");
+        assert_eq!(config.device, PathBuf::from(DEFAULT_DEVICE));
         assert_eq!(config.socket, PathBuf::from(DEFAULT_SOCKET));
         assert!(!config.enforce);
         let config = from(&[
             ("LITHOS_PARTITION", "batch"),
+            ("LITHOS_DEVICE", "/dev/other"),
             ("LITHOS_SOCKET", "/tmp/b.sock"),
             ("LITHOS_ENFORCE", "1"),
         ])
         .expect("a partition");
+        assert_eq!(config.device, PathBuf::from("/dev/other"));
         assert_eq!(config.socket, PathBuf::from("/tmp/b.sock"));
         assert!(config.enforce);
     }

@@ -57,9 +57,9 @@ enum Unmanaged {
 pub(crate) struct Contexts {
     table: Table<Managed>,
     link: Mutex<Link>,
-    /// The descriptor of the connection, for a forked child to close; -1 if there is none.
+    /// The descriptor of the tie, for a forked child to close; -1 if there is none.
     connection: AtomicI32,
-    /// Started with the first channel.
+    /// Started with the first channel, where there is something to watch for.
     watcher: Once,
 }
 
@@ -68,7 +68,7 @@ impl Contexts {
     pub(crate) fn new(link: Link) -> Self {
         Self {
             table: Table::new(),
-            connection: AtomicI32::new(link.broker.descriptor().unwrap_or(-1)),
+            connection: AtomicI32::new(link.descriptor().unwrap_or(-1)),
             link: Mutex::new(link),
             watcher: Once::new(),
         }
@@ -106,12 +106,12 @@ impl Contexts {
             Some(_) => self.dispose(&mut link, context),
             None => {}
         }
-        let mut made = make(driver, context, id, primary_of, &mut link.broker);
+        let mut made = make(driver, context, id, primary_of, link.broker());
         if matches!(made, Err(Unmanaged::Broker(_)))
             && link.is_dead()
             && self.await_daemon(&mut link)
         {
-            made = make(driver, context, id, primary_of, &mut link.broker);
+            made = make(driver, context, id, primary_of, link.broker());
         }
         self.note_connection(&link);
         let inserted = match made {
@@ -122,7 +122,7 @@ impl Contexts {
                 Err(reason)
             }
         };
-        if inserted.is_ok() {
+        if inserted.is_ok() && link.connection().is_some() {
             self.watcher.call_once(watch::start);
         }
         drop(link);
@@ -243,7 +243,7 @@ impl Contexts {
     }
 
     fn note_connection(&self, link: &Link) {
-        let descriptor = link.broker.descriptor().unwrap_or(-1);
+        let descriptor = link.descriptor().unwrap_or(-1);
         self.connection.store(descriptor, Ordering::Relaxed);
     }
 

@@ -13,7 +13,7 @@
 //!   local.rs     what a thread remembers    contexts.rs  contexts come and go, channels with them
 //!   stream.rs    which stream is meant        table.rs   CUcontext -> channel, without a lock
 //!   ticket.rs    what a launch call holds     clock.rs    the time of a launch
-//!   link.rs      the connection             watch.rs    a thread that waits for a restarted daemon
+//!   link.rs      the tie to a broker        watch.rs    a thread that waits for a restarted daemon
 //! ```
 //!
 //! Rules of the launch path (everything that the descriptor callback reaches): it runs under locks of

@@ -1,18 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The connection to the broker, which ends with the daemon and is made again with the next one.
+//! What ties this process to its broker: the kernel's if somebody schedules by it, else the embedded one.
 //!
-//! A process stays the tenant that it is: it names itself, hands over the memory of its channels, and
-//! follows the new daemon's grants from then on. Launches do not notice; until they have a new grant
-//! they keep to what their partition is guaranteed.
+//! The kernel's outlives daemons, and so do its pages: there is nothing to do when a daemon ends or starts.
+//! The connection to the embedded one ends with the daemon and is made again with the next. The process
+//! stays the tenant that it is: it names itself, hands over the memory of its channels, and follows the
+//! new daemon's grants from then on. Launches do not notice; until they have a new grant they keep to
+//! what their partition is guaranteed.
 
 use std::fs;
 use std::io;
 use std::ops::Deref;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use lithos_device::embedded::SocketBroker;
+use lithos_device::kernel::KernelBroker;
 use lithos_device::{Broker, BrokerError, Identity};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -21,10 +24,17 @@ use crate::channel::Managed;
 use crate::config::Config;
 use crate::report;
 
-/// The connection.
+/// The tie.
 #[derive(Debug)]
-pub(crate) struct Link {
-    pub(crate) broker: SocketBroker,
+pub(crate) enum Link {
+    Kernel(KernelBroker),
+    Socket(Connection),
+}
+
+/// The connection to the embedded broker.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    broker: SocketBroker,
     partition: String,
     identity: Identity,
     tenant: u64,
@@ -48,6 +58,77 @@ struct Place {
 impl Link {
     /// Makes this process a tenant, and returns whether it must not run unmanaged.
     pub(crate) fn attach(config: &Config, identity: Identity) -> Result<(Self, bool), BrokerError> {
+        let at_kernel = KernelBroker::open(&config.device).and_then(|broker| {
+            let mut broker = broker.with_identity(identity);
+            let attached = broker.attach(&config.partition)?;
+            Ok((Self::Kernel(broker), attached.enforce))
+        });
+        match at_kernel {
+            // No such device, or nobody schedules there.
+            Err(BrokerError::Connect { .. }) => {
+                let (connection, enforce) = Connection::attach(config, identity)?;
+                Ok((Self::Socket(connection), enforce))
+            }
+            attached => attached,
+        }
+    }
+
+    /// Returns the connection, where the broker is the embedded one.
+    pub(crate) fn connection(&self) -> Option<&Connection> {
+        match self {
+            Self::Kernel(_) => None,
+            Self::Socket(connection) => Some(connection),
+        }
+    }
+
+    /// Returns the broker.
+    pub(crate) fn broker(&mut self) -> &mut dyn Broker {
+        match self {
+            Self::Kernel(broker) => broker,
+            Self::Socket(connection) => &mut connection.broker,
+        }
+    }
+
+    /// Returns the descriptor that makes this process a tenant, for a forked child to close.
+    pub(crate) fn descriptor(&self) -> Option<RawFd> {
+        match self {
+            Self::Kernel(broker) => Some(broker.descriptor()),
+            Self::Socket(connection) => connection.broker.descriptor(),
+        }
+    }
+
+    /// Returns whether there is no daemon behind it now.
+    pub(crate) fn is_dead(&self) -> bool {
+        match self {
+            Self::Kernel(broker) => !broker.is_scheduled(),
+            Self::Socket(connection) => connection.is_dead(),
+        }
+    }
+
+    /// Ends a channel, at once or when there is a daemon again.
+    pub(crate) fn end_channel(&mut self, id: u64) {
+        match self {
+            // It may have ended.
+            Self::Kernel(broker) => drop(broker.destroy_channel(id)),
+            Self::Socket(connection) => connection.end_channel(id),
+        }
+    }
+
+    /// Looks for the daemon that there is now, and sees to it that it knows the channels. Returns whether
+    /// this process is its tenant.
+    pub(crate) fn reconnect<M: Deref<Target = Managed>>(
+        &mut self,
+        channels: impl Iterator<Item = M>,
+    ) -> bool {
+        match self {
+            Self::Kernel(broker) => broker.is_scheduled(),
+            Self::Socket(connection) => connection.reconnect(channels),
+        }
+    }
+}
+
+impl Connection {
+    fn attach(config: &Config, identity: Identity) -> Result<(Self, bool), BrokerError> {
         let file = file_at(&config.socket);
         let mut broker = SocketBroker::connect(&config.socket)?.with_identity(identity);
         let attached = broker.attach(&config.partition)?;
@@ -70,7 +151,7 @@ impl Link {
     }
 
     /// Returns whether the daemon has ended the connection, or it broke.
-    pub(crate) fn is_dead(&self) -> bool {
+    fn is_dead(&self) -> bool {
         let Some(descriptor) = self.broker.descriptor() else {
             return true;
         };
@@ -87,20 +168,15 @@ impl Link {
         there.is_some() && there != self.file
     }
 
-    /// Ends a channel, at once or when there is a daemon again.
-    pub(crate) fn end_channel(&mut self, id: u64) {
+    fn end_channel(&mut self, id: u64) {
         match self.broker.destroy_channel(id) {
             Ok(()) | Err(BrokerError::Refused { .. }) => {}
             Err(_) => self.ended.push(id),
         }
     }
 
-    /// Connects to the daemon that there is now, and hands the channels over to it. Returns whether this
-    /// process is its tenant.
-    pub(crate) fn reconnect<M: Deref<Target = Managed>>(
-        &mut self,
-        channels: impl Iterator<Item = M>,
-    ) -> bool {
+    /// Connects to the daemon that there is now, and hands the channels over to it.
+    fn reconnect<M: Deref<Target = Managed>>(&mut self, channels: impl Iterator<Item = M>) -> bool {
         if self.is_refused && !self.is_replaced() {
             return false;
         }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! A thread that waits for the daemon to end or to be replaced, and then looks for the next one.
+//! A thread that waits for the daemon to end or to be replaced, and then looks for the next one: where the
+//! broker is the embedded one, which ends with its daemon.
 //!
 //! It sleeps until the connection hangs up, or until something appears in the folder of the socket:
 //! a daemon that was stopped does not hang up, but whoever replaces it puts a socket of its own there. So
@@ -18,6 +19,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::{SigSet, SigmaskHow};
 
 use crate::contexts::Contexts;
+use crate::link::Connection;
 use crate::report;
 use crate::start;
 
@@ -67,10 +69,10 @@ fn watch(contexts: &Contexts) {
     loop {
         let connection = {
             let mut link = contexts.lock();
-            let anew = link.is_replaced();
+            let anew = link.connection().is_some_and(Connection::is_replaced);
             let connected = contexts.reconnect(&mut link, anew);
             // Nobody closes this copy while it is waited on; a connection that is given up hangs up.
-            let descriptor = link.broker.descriptor().filter(|_| connected);
+            let descriptor = link.descriptor().filter(|_| connected);
             descriptor.and_then(|descriptor| {
                 // SAFETY: the link's, which is locked.
                 let descriptor = unsafe { BorrowedFd::borrow_raw(descriptor) };
@@ -110,7 +112,7 @@ struct Folder(Inotify);
 
 impl Folder {
     fn new(contexts: &Contexts) -> Option<Self> {
-        let path = contexts.lock().socket().parent()?.to_owned();
+        let path = contexts.lock().connection()?.socket().parent()?.to_owned();
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok()?;
         // A daemon's socket gets its name when it listens.
         inotify.add_watch(&path, AddWatchFlags::IN_MOVED_TO).ok()?;
