@@ -19,7 +19,7 @@ use kernel::{
         barrier::smp_mb,
         Arc,
     },
-    time::{delay::fsleep, Delta, Instant, Monotonic},
+    time::{delay::fsleep, Delta},
 };
 
 use crate::{
@@ -29,6 +29,7 @@ use crate::{
     charge::Charge,
     geometry::{is_running, Geometry},
     pages::Pages,
+    scheduler::now_ns,
     tenant::Tenant,
 };
 
@@ -50,6 +51,8 @@ pub(crate) struct Channel {
     arena: Pages,
     /// Mappings of the arena that its tenant has.
     arena_mappings: Atomic<i32>,
+    /// When it was retired; 0: not yet.
+    retired_ns: Atomic<u64>,
     /// A doorbell was told and not read yet.
     pub(crate) rings: Atomic<i32>,
     /// Until the last of this and its mappings is gone.
@@ -83,6 +86,7 @@ impl Channel {
                 ring,
                 arena,
                 arena_mappings: Atomic::new(0),
+                retired_ns: Atomic::new(0),
                 rings: Atomic::new(0),
                 _charge: charge,
                 awaited <- Awaited::new(),
@@ -136,11 +140,16 @@ impl Channel {
         }
     }
 
-    /// Retires it: what waits on it is told, and its gates are open.
+    /// Retires it. From now on nobody else writes the broker's word.
     pub(crate) fn retire(&self) {
+        if !self.is_retired() {
+            self.retired_ns.store(now_ns().max(1), ordering::Release);
+        }
         self.set_broker(LITHOS_BROKER_RETIRED, 0);
-        self.release();
-        self.awaited.end();
+    }
+
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired_ns.load(ordering::Acquire) != 0
     }
 
     /// Returns how many chains may still run, and how long they are said to take together.
@@ -173,9 +182,13 @@ impl Channel {
 
     /// Waits until every chain has ended, at most for so many milliseconds and no longer than the
     /// chains are said to take together. Opens the gates again and again meanwhile: a scheduler that
-    /// has not heard yet may shut them.
+    /// has not heard yet may shut them. The time counts from when it was retired, if it was: so all
+    /// channels of a process that ends have it together, however many there are.
     pub(crate) fn wait_for_tails(&self, limit_ms: u32) {
-        let start = Instant::<Monotonic>::now();
+        let start_ns = match self.retired_ns.load(ordering::Acquire) {
+            0 => now_ns(),
+            retired_ns => retired_ns,
+        };
         let limit_ns = u64::from(limit_ms) * 1_000_000;
         loop {
             self.release();
@@ -185,8 +198,7 @@ impl Channel {
                 0 => limit_ns,
                 predicted => predicted.min(limit_ns),
             };
-            let waited_ns = start.elapsed().as_nanos();
-            if chains == 0 || u64::try_from(waited_ns).unwrap_or(0) >= limit_ns {
+            if chains == 0 || now_ns().saturating_sub(start_ns) >= limit_ns {
                 return;
             }
             fsleep(Delta::from_micros(LOOK_US));

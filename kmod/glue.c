@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 /* What the kernel has for C alone: inline functions and headers that its Rust bindings leave out. */
 #include <linux/cgroup.h>
+#include <linux/debugfs.h>
 #include <linux/err.h>
 #include <linux/file.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 #include <linux/rcupdate.h>
+#include <linux/sched/signal.h>
+#include <linux/seq_file.h>
 #include <linux/shmem_fs.h>
 #include <linux/workqueue.h>
 
@@ -46,6 +49,58 @@ u64 lithos_current_cgroup(void)
 	id = cgroup_id(task_dfl_cgroup(current));
 	rcu_read_unlock();
 	return id;
+}
+
+void lithos_kill_users(struct mm_struct *mm);
+
+/* Kills every process that has an address space: there may be several, and none of them the one that it
+ * once was.
+ */
+void lithos_kill_users(struct mm_struct *mm)
+{
+	struct task_struct *process, *thread;
+
+	rcu_read_lock();
+	for_each_process(process) {
+		if (process->flags & PF_KTHREAD)
+			continue;
+		/* Threads that have ended have none. */
+		for_each_thread(process, thread) {
+			struct mm_struct *its = READ_ONCE(thread->mm);
+
+			if (its == mm)
+				kill_pid(task_tgid(process), SIGKILL, 1);
+			if (its)
+				break;
+		}
+	}
+	rcu_read_unlock();
+}
+
+/* ---- summary.rs: a file of kernel::debugfs does not keep the module while it is open. ---- */
+
+void lithos_summary(struct seq_file *to);
+struct dentry *lithos_summary_add(void);
+void lithos_summary_remove(struct dentry *folder);
+
+static int lithos_summary_show(struct seq_file *to, void *unused)
+{
+	lithos_summary(to);
+	return 0;
+}
+DEFINE_SHOW_ATTRIBUTE(lithos_summary);
+
+struct dentry *lithos_summary_add(void)
+{
+	struct dentry *folder = debugfs_create_dir("lithos", NULL);
+
+	debugfs_create_file("summary", 0400, folder, NULL, &lithos_summary_fops);
+	return folder;
+}
+
+void lithos_summary_remove(struct dentry *folder)
+{
+	debugfs_remove(folder);
 }
 
 /* ---- watchdog.rs: kernel::workqueue cannot cancel, and wait for, delayed work. ---- */

@@ -118,40 +118,51 @@ fn limits() -> charge::Limits {
     }
 }
 
-#[pin_data(PinnedDrop)]
+/// Fields end in this order: first nobody comes in any more, and last what all the others use.
+#[pin_data]
 struct Lithos {
     #[pin]
     device: device::Registration,
-    #[pin]
     summary: summary::Folder,
+    room: Room,
+}
+
+/// Room for tenants and channels, for as long as the module is inserted.
+struct Room;
+
+impl Room {
+    fn new() -> Result<Self> {
+        let limits = limits();
+        let places = |count: u32| (count as usize).clamp(1, table::PLACES_MAX);
+        // SAFETY: the module is being inserted, and there is no device yet.
+        unsafe {
+            charge::init(limits);
+            registry::init(places(limits.total.tenants), places(limits.total.channels))?;
+        }
+        Ok(Self)
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        // No file is open, so there is nobody left.
+        watchdog::stop();
+        tenant::synchronize();
+        registry::exit();
+    }
 }
 
 impl kernel::InPlaceModule for Lithos {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         pin_init::pin_init_scope(|| {
-            let limits = limits();
-            let places = |count: u32| (count as usize).clamp(1, table::PLACES_MAX);
-            // SAFETY: the module is being inserted, and there is no device yet.
-            unsafe {
-                charge::init(limits);
-                registry::init(places(limits.total.tenants), places(limits.total.channels))?;
-            }
             #[cfg(lithos_debug)]
             fault::set(module_parameters::fail_nth.value());
+            // What was made goes again if something after it cannot be.
             Ok(try_pin_init!(Self {
+                room: Room::new()?,
                 device <- device::Registration::new(),
-                summary <- summary::Folder::new(),
+                summary: summary::Folder::new(),
             }? Error))
         })
-    }
-}
-
-#[pinned_drop]
-impl PinnedDrop for Lithos {
-    fn drop(self: Pin<&mut Self>) {
-        // No file is open, so there is nobody left.
-        watchdog::stop();
-        tenant::synchronize();
-        registry::exit();
     }
 }

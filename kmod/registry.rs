@@ -4,7 +4,13 @@
 //! Nothing that may fault, wait for a process or drop a channel happens under the lock. It is taken within
 //! that of an address space, and no such lock is taken within it.
 
-use kernel::{prelude::*, sync::Arc};
+use kernel::{
+    prelude::*,
+    sync::{
+        atomic::ordering::{Full, Release},
+        Arc,
+    },
+};
 
 use crate::{
     abi::*,
@@ -103,17 +109,20 @@ impl Registry {
         }
     }
 
-    fn tell(&self, channel: &Channel, event: lithos_event) {
-        if let Some(scheduler) = self.scheduler(&channel.gpu) {
-            scheduler.tell(event);
-        }
+    /// Tells the scheduler of a channel. Returns whether there is one that will read it.
+    fn tell(&self, channel: &Channel, event: lithos_event) -> bool {
+        self.scheduler(&channel.gpu)
+            .is_some_and(|scheduler| scheduler.tell(event))
     }
 
-    /// Sets a channel's broker word to what holds on its GPU.
+    /// Sets a channel's broker word to what holds on its GPU, unless the channel has ended.
     fn arm(&self, channel: &Channel) {
         let Some(gpu) = self.gpu(&channel.gpu) else {
             return;
         };
+        if channel.is_retired() {
+            return;
+        }
         if gpu.scheduler.is_some() {
             channel.set_broker(LITHOS_BROKER_SCHEDULED, gpu.epoch);
         } else {
@@ -222,6 +231,8 @@ pub(crate) fn claim(scheduler: &Arc<Scheduler>, uuid: [u8; 16], geometry: Geomet
             .iter()
             .filter(|channel| channel.gpu == uuid)
         {
+            // What the one before was told of it and has not read, nobody will.
+            channel.rings.store(0, Release);
             registry.arm(channel);
         }
         Ok(epoch)
@@ -437,7 +448,7 @@ pub(crate) fn tenant_ended(tenant: &Tenant) {
         };
         id = channel.id;
         if channel.tenant == tenant.id {
-            channel.retire();
+            retire(&channel);
             if !channel.is_arena_mapped() {
                 end_channel(&channel);
             }
@@ -523,26 +534,38 @@ pub(crate) fn channel_at(bits: u64) -> Result<Arc<Channel>> {
 /// Ends a channel at its tenant's wish.
 pub(crate) fn close_channel(tenant: &Tenant, id: u64) -> Result {
     let channel = channel_of(tenant, id)?;
-    channel.retire();
+    retire(&channel);
     end_channel(&channel);
     Ok(())
 }
 
+/// Retires a channel: its gates are open, and what waits on it is told.
+fn retire(channel: &Channel) {
+    // Whoever arms a channel does it under the lock: it does not come after this.
+    let _ = with(|_| {
+        channel.retire();
+        Ok(())
+    });
+    channel.release();
+    channel.awaited.end();
+}
+
 /// Passes a tenant's call on, once until it is heard.
 pub(crate) fn ring(channel: &Channel) -> Result {
-    use kernel::sync::atomic::ordering::Full;
-    if channel.rings.xchg(1, Full) == 0 {
-        with(|registry| {
-            registry.tell(channel, about_channel(LITHOS_EVENT_DOORBELL, channel, 0));
-            Ok(())
-        })?;
+    if channel.rings.xchg(1, Full) != 0 {
+        return Ok(());
     }
-    Ok(())
+    with(|registry| {
+        if !registry.tell(channel, about_channel(LITHOS_EVENT_DOORBELL, channel, 0)) {
+            // Nobody will hear this one: the next is to be tried again.
+            channel.rings.store(0, Release);
+        }
+        Ok(())
+    })
 }
 
 /// Lets a channel be called for again: its doorbell was heard.
 pub(crate) fn heard(id: u64) {
-    use kernel::sync::atomic::ordering::Release;
     let channel = with(|registry| registry.channels.get(id).cloned().ok_or(ENOENT));
     if let Ok(channel) = channel {
         channel.rings.store(0, Release);

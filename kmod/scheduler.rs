@@ -109,10 +109,11 @@ impl Scheduler {
         (!self.is_revoked()).then(act)
     }
 
-    /// Tells it something, or that something is missing.
-    pub(crate) fn tell(&self, event: lithos_event) {
-        self.events.lock().push(event);
+    /// Tells it something, or that something is missing. Returns whether it was the thing itself.
+    pub(crate) fn tell(&self, event: lithos_event) -> bool {
+        let told = self.events.lock().push(event);
         self.news.notify_all();
+        told
     }
 
     /// Says that an event could not be handed over.

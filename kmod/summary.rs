@@ -1,11 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! `/sys/kernel/debug/lithos/summary`: who there is, for a person; root may read it.
 
-use kernel::{
-    debugfs::{Dir, File},
-    fmt,
-    prelude::*,
-};
+use kernel::{bindings, ffi::c_void, fmt, seq_file::SeqFile, seq_print};
 
 use crate::{abi::*, registry};
 
@@ -47,23 +43,47 @@ impl Summary {
     }
 }
 
-/// The folder with its file, while they are there.
-#[pin_data]
-pub(crate) struct Folder {
-    #[pin]
-    file: File<Summary>,
-    dir: Dir,
+impl fmt::Display for Summary {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(to)
+    }
 }
 
+// glue.c: a file of `kernel::debugfs` does not keep the module while it is open.
+extern "C" {
+    fn lithos_summary_add() -> *mut c_void;
+    fn lithos_summary_remove(folder: *mut c_void);
+}
+
+/// # Safety
+///
+/// `to` is valid for this call.
+#[no_mangle]
+unsafe extern "C" fn lithos_summary(to: *mut bindings::seq_file) {
+    // SAFETY: the caller's.
+    let to = unsafe { SeqFile::from_raw(to) };
+    seq_print!(to, "{}", Summary);
+}
+
+/// The folder with its file, while they are there.
+pub(crate) struct Folder(*mut c_void);
+
+// SAFETY: it is only given back, by whatever thread.
+unsafe impl Send for Folder {}
+// SAFETY: nothing is reachable through it.
+unsafe impl Sync for Folder {}
+
 impl Folder {
-    pub(crate) fn new() -> impl PinInit<Self> {
-        let dir = Dir::new(c"lithos");
-        let own = dir.clone();
-        pin_init::pin_init_scope(move || {
-            Ok::<_, core::convert::Infallible>(pin_init!(Self {
-                file <- dir.read_callback_file(c"summary", Summary, &|summary, to| summary.write(to)),
-                dir: own,
-            }))
-        })
+    /// Makes them; without debugfs there are none.
+    pub(crate) fn new() -> Self {
+        // SAFETY: it may sleep, as may this.
+        Self(unsafe { lithos_summary_add() })
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // SAFETY: what `new` made, or the error that it got, which is looked at there.
+        unsafe { lithos_summary_remove(self.0) };
     }
 }

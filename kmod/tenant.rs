@@ -17,12 +17,14 @@ use kernel::{
         Arc,
     },
     task::Task,
+    time::{delay::fsleep, Delta},
 };
 
 use crate::{abi::*, answer::Awaited, charge::Charge, registry};
 
 extern "C" {
     fn lithos_current_cgroup() -> u64;
+    fn lithos_kill_users(mm: *mut c_void);
 }
 
 /// Who a process is, by the kernel's word.
@@ -60,9 +62,8 @@ pub(crate) struct Tenant {
     pub(crate) id: u64,
     pub(crate) identity: Identity,
     pub(crate) request: lithos_attach,
-    /// Its address space; kept from being freed by the notifier.
+    /// Its address space, of which this has a reference: no other one has its address meanwhile.
     mm: *mut bindings::mm_struct,
-    process: NonNull<bindings::pid>,
     ended: Atomic<i32>,
     #[pin]
     charge: kernel::sync::Mutex<Option<Charge>>,
@@ -84,17 +85,17 @@ impl Tenant {
         charge: Charge,
     ) -> Result<Arc<Self>> {
         crate::fault::may_fail()?;
-        // SAFETY: the current task lives.
-        let process =
-            unsafe { bindings::get_task_pid(Task::current_raw(), bindings::pid_type_PIDTYPE_TGID) };
-        let process = NonNull::new(process).ok_or(ESRCH)?;
         Arc::pin_init(
             pin_init!(Self {
                 id,
                 identity,
                 request,
-                mm: current_mm(),
-                process,
+                mm: {
+                    let mm = current_mm();
+                    // SAFETY: in a process, as here, it lives.
+                    unsafe { bindings::mmgrab(mm) };
+                    mm
+                },
                 ended: Atomic::new(0),
                 charge <- kernel::new_mutex!(Some(charge), "lithos_charge"),
                 awaited <- Awaited::new(),
@@ -119,10 +120,10 @@ impl Tenant {
         drop(charge);
     }
 
-    /// Kills its process.
+    /// Kills every process that lives in its address space.
     pub(crate) fn kill(&self) {
-        // SAFETY: this has a reference to the pid. 1: as the kernel, whoever asks for it.
-        unsafe { bindings::kill_pid(self.process.as_ptr(), bindings::SIGKILL as c_int, 1) };
+        // SAFETY: this has a reference to it.
+        unsafe { lithos_kill_users(self.mm.cast()) };
     }
 }
 
@@ -130,7 +131,7 @@ impl Tenant {
 impl PinnedDrop for Tenant {
     fn drop(self: Pin<&mut Self>) {
         // SAFETY: the reference that `of_current` took.
-        unsafe { bindings::put_pid(self.process.as_ptr()) };
+        unsafe { bindings::mmdrop(self.mm) };
     }
 }
 
@@ -194,6 +195,7 @@ impl Watching {
             drop(unsafe { KBox::from_raw(watch) });
             return Err(error);
         }
+        WATCHES.fetch_add(1, ordering::Relaxed);
         // SAFETY: made by `into_raw`.
         Ok(Self(unsafe { NonNull::new_unchecked(watch) }))
     }
@@ -207,10 +209,17 @@ impl Drop for Watching {
     }
 }
 
-/// Waits until nobody looks at any watch that was dropped.
+/// Watches that are not freed yet.
+static WATCHES: Atomic<i32> = Atomic::new(0);
+
+/// Waits until every watch that was dropped has been freed. (`mmu_notifier_synchronize` waits until nobody
+/// looks at one any more; what frees them may run on another processor, and later.)
 pub(crate) fn synchronize() {
     // SAFETY: may sleep, as may this.
     unsafe { bindings::mmu_notifier_synchronize() };
+    while WATCHES.load(ordering::Acquire) > 0 {
+        fsleep(Delta::from_millis(1));
+    }
 }
 
 /// # Safety
@@ -232,4 +241,6 @@ unsafe extern "C" fn free(notifier: *mut bindings::mmu_notifier) {
     // it sleeps when it is dropped.
     // SAFETY: the first field of what `into_raw` gave, and this is its only end.
     drop(unsafe { KBox::from_raw(notifier.cast::<Watch>()) });
+    // The kernel waits for this to return before the module's code goes: it runs as a reader of RCU.
+    WATCHES.fetch_sub(1, ordering::Release);
 }

@@ -156,3 +156,40 @@ fn a_channel_that_is_closed_opens_its_gates_and_is_retired() {
         channel.id
     );
 }
+
+#[test]
+fn a_process_with_many_chains_is_held_up_no_longer_than_with_one() {
+    // Each says that it takes a second.
+    let second_ns = 1_000_000_000;
+    let _module = Module::lithos("death_wait_ms=600000");
+    let scheduler = Scheduler::of(GPU);
+    let start = Instant::now();
+    let mut tenant = Process::start(0, |line| {
+        let device = Device::open();
+        device.attach().expect("a tenant");
+        let arenas: Vec<Pages> = (0..10)
+            .map(|_| {
+                let channel = device.open_channel(GPU).expect("a channel");
+                let arena = device.map(channel.id, LITHOS_MAP_ARENA, channel.arena_bytes, write());
+                let arena = arena.expect("an arena");
+                let (words, tail) = (arena.words(), offset(LITHOS_REGION_TAILS));
+                let remaining = offset_of!(lithos_tail, remaining_ns);
+                words.word(tail + remaining).store(second_ns, Release);
+                words
+                    .word(tail + offset_of!(lithos_tail, published))
+                    .store(7, Release);
+                arena
+            })
+            .collect();
+        line.say(0);
+        line.hear();
+        drop(arenas);
+    });
+    tenant.line().hear();
+    tenant.kill();
+    let waited = start.elapsed();
+    for _ in 0..10 {
+        assert_eq!(scheduler.event_of(LITHOS_EVENT_CHANNEL_END).value, 1);
+    }
+    assert!(waited < Duration::from_secs(9), "{waited:?}");
+}

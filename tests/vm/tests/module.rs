@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! lithos.ko as a module: what is there while it is inserted, and that a program in C is a client, too.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
@@ -24,6 +25,18 @@ fn a_module_that_has_a_file_open_cannot_be_removed() {
     let device = Device::open();
     assert_eq!(module.remove(), Err(Errno::EAGAIN));
     drop(device);
+    assert_eq!(module.remove(), Ok(()));
+}
+
+#[test]
+fn a_module_whose_summary_is_open_cannot_be_removed() {
+    let mut module = Module::lithos("");
+    let mut summary = File::open("/sys/kernel/debug/lithos/summary").expect("a summary");
+    assert_eq!(module.remove(), Err(Errno::EAGAIN));
+    let mut text = String::new();
+    summary.read_to_string(&mut text).expect("a text");
+    assert!(text.starts_with("tenants 0, channels 0,"), "{text}");
+    drop(summary);
     assert_eq!(module.remove(), Ok(()));
 }
 

@@ -254,3 +254,42 @@ fn who_waits_for_events_hears_that_it_is_over() {
     );
     assert_eq!(scheduler.event().err(), Some(Errno::ESTALE));
 }
+
+#[test]
+fn a_doorbell_that_found_no_room_can_be_rung_again() {
+    let _module = Module::lithos("events_max=16");
+    let scheduler = Scheduler::of(GPU);
+    let tenant = Tenant::new();
+    for _ in 0..20 {
+        Device::open().attach().expect("a tenant");
+    }
+    let ring = || {
+        tenant
+            .device
+            .call_with_id(LITHOS_CHANNEL_RING, tenant.channel.id)
+    };
+    ring().expect("rung");
+    scheduler.event_of(LITHOS_EVENT_LOST);
+    ring().expect("rung again");
+    let event = scheduler.event_of(LITHOS_EVENT_DOORBELL);
+    assert_eq!(event.channel, tenant.channel.id);
+}
+
+#[test]
+fn a_doorbell_that_a_scheduler_did_not_hear_can_be_rung_for_the_next() {
+    let _module = Module::lithos("");
+    let scheduler = Scheduler::of(GPU);
+    let tenant = Tenant::new();
+    let ring = || {
+        tenant
+            .device
+            .call_with_id(LITHOS_CHANNEL_RING, tenant.channel.id)
+    };
+    ring().expect("rung, and not heard");
+    drop(scheduler);
+    ring().expect("rung, and there is nobody");
+    let next = Scheduler::of(GPU);
+    ring().expect("rung");
+    let event = next.event_of(LITHOS_EVENT_DOORBELL);
+    assert_eq!(event.channel, tenant.channel.id);
+}

@@ -255,6 +255,40 @@ fn an_evicted_tenant_is_killed_and_gone() {
     assert_eq!(again, Err(Errno::ENOENT));
 }
 
+extern "C" fn wait_for_ever(_: *mut libc::c_void) -> libc::c_int {
+    loop {
+        // SAFETY: it only waits.
+        unsafe { libc::pause() };
+    }
+}
+
+#[test]
+fn a_process_that_shares_a_tenants_memory_is_evicted_with_it() {
+    let (_module, scheduler) = scheduled("");
+    let mut tenant = Process::start(NOBODY, |line| {
+        let device = Device::open();
+        let id = device.attach().expect("a tenant");
+        let mut stack = vec![0_u8; 65536];
+        // SAFETY: within the vector, or right behind it, from where it grows down.
+        let top = unsafe { stack.as_mut_ptr().add(stack.len()) }.cast();
+        let flags = libc::CLONE_VM | libc::CLONE_FILES;
+        // SAFETY: what runs there uses a stack of its own and touches nothing else.
+        let child = unsafe { libc::clone(wait_for_ever, top, flags, std::ptr::null_mut()) };
+        assert!(child > 0);
+        line.say(id);
+        // Its memory and files, and so the tenant, live on in the other.
+        std::mem::forget((device, stack));
+    });
+    let id = tenant.line().hear();
+    tenant.end();
+    assert_eq!(tenants(&scheduler)[0].tenant, id);
+    scheduler
+        .call_with_id(LITHOS_TENANT_EVICT, id)
+        .expect("an eviction");
+    assert_eq!(scheduler.event_of(LITHOS_EVENT_TENANT_END).tenant, id);
+    assert_eq!(tenants(&scheduler), []);
+}
+
 #[test]
 fn what_a_tenant_has_is_in_its_fdinfo() {
     let (_module, _scheduler) = scheduled("");
