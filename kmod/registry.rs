@@ -293,13 +293,14 @@ pub(crate) fn look_after_schedulers() -> bool {
             "a scheduler has been silent for {} ms: fail-static\n",
             silence / 1_000_000
         );
-        scheduler_ended(&silent);
+        // Before its end, which wakes it: what it reads last is why.
         silent.tell(lithos_event {
             type_: LITHOS_EVENT_WATCHDOG,
             time_ns: now_ns(),
             value: silence,
             ..lithos_event::default()
         });
+        scheduler_ended(&silent);
     }
 }
 

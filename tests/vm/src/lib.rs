@@ -10,9 +10,11 @@
 //! | [`scheduler`] | a scheduler that lives |
 //! | [`process`] | other processes, by fork, as other users |
 //! | [`log`] | what the kernel said meanwhile |
+//! | [`memory`] | whether any was lost |
 
 pub mod device;
 pub mod log;
+pub mod memory;
 pub mod module;
 pub mod pages;
 pub mod process;
