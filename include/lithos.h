@@ -544,8 +544,8 @@ struct lithos_event {
 
 /*
  * ENFORCE without the NVIDIA driver's symbol, while that driver is loaded: EOPNOTSUPP, and whatever was
- * in force stays. The driver loaded later without the symbol: every allocation that can be seen is
- * refused, and LITHOS_INFO says that none can be.
+ * in force stays. The driver loaded later without the symbol: whoever is neither tenant nor admitted can
+ * allocate nothing of any kind, and LITHOS_INFO says that nobody is counted.
  */
 struct lithos_admission {
 	__u32 mode;			/* LITHOS_ADMISSION_* */
@@ -571,8 +571,11 @@ struct lithos_gpu_user {
 	__u64 refused;			/* allocations that were refused it */
 	__u64 tenant;			/* 0: it is none */
 	char command[16];
-	__u64 reserved[2];
+	__u32 flags;			/* LITHOS_GPU_USER_* */
+	__u32 reserved;
+	__u64 reserved2;
 };
+#define LITHOS_GPU_USER_INEXACT 1	/* it has more, which found no room where they are counted */
 
 /* The commands. */
 enum lithos_command {

@@ -25,6 +25,7 @@ use kernel::{
 use crate::{
     abi::*,
     account::Account,
+    admission,
     charge::Charge,
     geometry::{mapped_at, Geometry},
     mapping, registry,
@@ -342,6 +343,23 @@ impl MiscDevice for Handle {
                 me.living_scheduler()?;
                 let after: lithos_tenant_info = read(arg)?;
                 write(arg, &registry::next_tenant(after.tenant)?)?;
+            }
+            LITHOS_ADMISSION_SET => {
+                me.living_scheduler()?;
+                let set: lithos_admission = read(arg)?;
+                if set.reserved != [0; 2] {
+                    return Err(EINVAL);
+                }
+                admission::set(set.mode, set.tenant_channels_max)?;
+            }
+            LITHOS_ADMIT => {
+                me.living_scheduler()?;
+                admission::admit(&read(arg)?)?;
+            }
+            LITHOS_GPU_USER_NEXT => {
+                me.living_scheduler()?;
+                let after: lithos_gpu_user = read(arg)?;
+                write(arg, &admission::next_user(after.pid)?)?;
             }
             LITHOS_CHANNEL_NEXT => {
                 let scheduler = me.living_scheduler()?;

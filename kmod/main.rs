@@ -10,20 +10,27 @@
 //!   registry    who there is: one lock          channel    pages; gates that open by themselves
 //!   scheduler   claims, events, revocation      mapping    of a channel's pages into a process
 //!   watchdog    misses a scheduler              answer     what a scheduler says, and who waits for it
-//!   pages, charge, fault                        table, queue, geometry, account: pure arithmetic
+//!   admission   the NVIDIA driver, looked at    holders    who may have GPU channels, and who has how many
+//!   pages, charge, fault, summary               table, queue, geometry, account, chains, nvidia
 //! ```
+//!
+//! `holders` and the last six are pure arithmetic, which tests/kmod compiles a second time.
 
 use kernel::prelude::*;
 
 mod abi;
 mod account;
+mod admission;
 mod answer;
+mod chains;
 mod channel;
 mod charge;
 mod device;
 mod fault;
 mod geometry;
+mod holders;
 mod mapping;
+mod nvidia;
 mod pages;
 mod queue;
 mod registry;
@@ -76,6 +83,10 @@ module! {
             default: 1000,
             description: "How long the end of a process may wait until the GPU has left its arenas",
         },
+        admission: u32 {
+            default: 0,
+            description: "Who may have GPU channels: 0 anybody, 1 anybody and it is counted, 2 tenants",
+        },
         fail_nth: u32 {
             default: 0,
             description: "In debug builds: which allocation from now on fails",
@@ -100,6 +111,11 @@ fn death_wait_ms() -> u32 {
     module_parameters::death_wait_ms.value()
 }
 
+/// See the parameter.
+fn admission_mode() -> u32 {
+    module_parameters::admission.value()
+}
+
 fn limits() -> charge::Limits {
     const MIB: u64 = 1 << 20;
     let user_mib: u32 = module_parameters::user_pinned_mib_max.value();
@@ -118,12 +134,18 @@ fn limits() -> charge::Limits {
     }
 }
 
+/// How many places there are for so many.
+fn places(count: u32) -> usize {
+    (count as usize).clamp(1, table::PLACES_MAX)
+}
+
 /// Fields end in this order: first nobody comes in any more, and last what all the others use.
 #[pin_data]
 struct Lithos {
     #[pin]
     device: device::Registration,
     summary: summary::Folder,
+    following: admission::Following,
     room: Room,
 }
 
@@ -133,7 +155,6 @@ struct Room;
 impl Room {
     fn new() -> Result<Self> {
         let limits = limits();
-        let places = |count: u32| (count as usize).clamp(1, table::PLACES_MAX);
         // SAFETY: the module is being inserted, and there is no device yet.
         unsafe {
             charge::init(limits);
@@ -160,6 +181,10 @@ impl kernel::InPlaceModule for Lithos {
             // What was made goes again if something after it cannot be.
             Ok(try_pin_init!(Self {
                 room: Room::new()?,
+                // SAFETY: the module is being inserted: once, and there is no device yet.
+                following: unsafe {
+                    admission::Following::begin(admission_mode(), places(limits().total.tenants))?
+                },
                 device <- device::Registration::new(),
                 summary: summary::Folder::new(),
             }? Error))

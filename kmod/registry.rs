@@ -14,6 +14,7 @@ use kernel::{
 
 use crate::{
     abi::*,
+    admission,
     channel::Channel,
     charge::Charge,
     geometry::Geometry,
@@ -158,6 +159,12 @@ fn about_channel(kind: u32, channel: &Channel, value: u64) -> lithos_event {
 /// Returns what there is.
 pub(crate) fn info() -> Result<lithos_info> {
     let pinned_bytes = crate::charge::total().pinned_bytes;
+    let (admission, sees_driver) = admission::state();
+    let flags = if sees_driver {
+        LITHOS_INFO_GPU_DRIVER
+    } else {
+        0
+    };
     with(|registry| {
         let scheduled = registry.gpus.iter().filter(|gpu| gpu.scheduler.is_some());
         Ok(lithos_info {
@@ -166,6 +173,8 @@ pub(crate) fn info() -> Result<lithos_info> {
             tenants: registry.tenants.len() as u32,
             channels: registry.channels.len() as u32,
             pinned_bytes,
+            admission,
+            flags,
             ..lithos_info::default()
         })
     })
@@ -349,6 +358,7 @@ pub(crate) fn next_tenant(after: u64) -> Result<lithos_tenant_info> {
             cgroup: tenant.identity.cgroup,
             start_ns: tenant.identity.start_ns,
             channels: own.count() as u32,
+            gpu_channels: admission::channels_of(tenant.identity.pid, tenant.identity.start_ns),
             flags: if answered { LITHOS_TENANT_ANSWERED } else { 0 },
             request: tenant.request,
             ..lithos_tenant_info::default()
@@ -403,6 +413,24 @@ pub(crate) fn channel_for(scheduler: &Arc<Scheduler>, id: u64) -> Result<Arc<Cha
     })
 }
 
+/// Tells that a process was refused a GPU channel.
+pub(crate) fn gpu_refused(pid: i32, uid: u32, tenant: u64, class: u32) {
+    let event = lithos_event {
+        type_: LITHOS_EVENT_GPU_REFUSED,
+        uid,
+        time_ns: now_ns(),
+        tenant,
+        pid,
+        value: class.into(),
+        ..lithos_event::default()
+    };
+    // Nobody is told while the module goes.
+    let _ = with(|registry| {
+        registry.tell_all(event);
+        Ok(())
+    });
+}
+
 // ---- Tenants --------------------------------------------------------------------------------------
 
 /// Takes an id for a tenant, if anybody schedules.
@@ -424,8 +452,13 @@ pub(crate) fn cancel_tenant(id: u64) {
 /// Takes a tenant in.
 pub(crate) fn tenant_attached(tenant: &Arc<Tenant>) -> Result {
     with(|registry| {
+        let identity = &tenant.identity;
+        admission::tenant_attached(identity.pid, identity.start_ns, identity.uid, tenant.id)?;
         let put = registry.tenants.put(tenant.id, tenant.clone());
-        put.map_err(|_| EINVAL)?;
+        if put.is_err() {
+            admission::tenant_ended(identity.pid, identity.start_ns);
+            return Err(EINVAL);
+        }
         registry.tell_all(about_tenant(LITHOS_EVENT_TENANT, tenant));
         Ok(())
     })
@@ -441,6 +474,7 @@ pub(crate) fn tenant_ended(tenant: &Tenant) {
     if known.is_none() {
         return;
     }
+    admission::tenant_ended(tenant.identity.pid, tenant.identity.start_ns);
     let mut id = 0;
     loop {
         let next = with(|registry| registry.channels.next(id).cloned().ok_or(ENOENT));

@@ -3,7 +3,7 @@
 
 use kernel::{bindings, ffi::c_void, fmt, seq_file::SeqFile, seq_print};
 
-use crate::{abi::*, registry};
+use crate::{abi::*, admission, registry};
 
 /// What the file says is made when it is read.
 struct Summary;
@@ -37,6 +37,36 @@ impl Summary {
             writeln!(
                 to,
                 "tenant {id:#x}: pid {pid}, uid {uid}, cgroup {cgroup}, channels {channels}"
+            )?;
+        }
+        let mode = match info.admission {
+            LITHOS_ADMISSION_OFF => "off",
+            LITHOS_ADMISSION_AUDIT => "audit",
+            _ => "enforce",
+        };
+        let driver = if info.flags & LITHOS_INFO_GPU_DRIVER != 0 {
+            "seen"
+        } else {
+            "not seen"
+        };
+        let missed = admission::missed();
+        writeln!(
+            to,
+            "admission {mode}, NVIDIA driver {driver}, calls not counted {missed}"
+        )?;
+        let mut pid = 0;
+        while let Ok(user) = admission::next_user(pid) {
+            pid = user.pid;
+            let lithos_gpu_user {
+                channels,
+                groups,
+                doorbells,
+                refused,
+                ..
+            } = user;
+            writeln!(
+                to,
+                "pid {pid}: GPU channels {channels}, groups {groups}, doorbells {doorbells}, refused {refused}"
             )?;
         }
         Ok(())

@@ -13,14 +13,22 @@ use lithos_abi::bindings as abi;
 
 #[path = "../../../kmod/account.rs"]
 mod account;
+#[path = "../../../kmod/chains.rs"]
+mod chains;
 #[path = "../../../kmod/geometry.rs"]
 mod geometry;
+#[path = "../../../kmod/holders.rs"]
+mod holders;
+#[path = "../../../kmod/nvidia.rs"]
+mod nvidia;
 #[path = "../../../kmod/queue.rs"]
 mod queue;
 #[path = "../../../kmod/table.rs"]
 mod table;
 
 mod accounts;
+mod callers;
+mod chained;
 mod geometries;
 mod queues;
 mod tables;

@@ -9,21 +9,27 @@
 //! | [`pages`] | a channel's pages, mapped |
 //! | [`scheduler`] | a scheduler that lives |
 //! | [`process`] | other processes, by fork, as other users |
+//! | [`nvidia`], [`program`] | the stand-in for NVIDIA's driver, and processes that use it |
+//! | [`admission`] | a scheduler's calls about those |
 //! | [`log`] | what the kernel said meanwhile |
 //! | [`memory`] | whether any was lost |
 
+pub mod admission;
 pub mod device;
 pub mod log;
 pub mod memory;
 pub mod module;
+pub mod nvidia;
 pub mod pages;
 pub mod process;
+pub mod program;
 pub mod scheduler;
 
 pub use device::Device;
 pub use module::Module;
 pub use pages::Pages;
 pub use process::Process;
+pub use program::Program;
 pub use scheduler::Scheduler;
 
 use std::time::{Duration, Instant};

@@ -12,6 +12,7 @@ use lithos_abi::bindings::*;
 use lithos_vm::device::{GPU, answer, attach, channel_open, claim, map_offset, question};
 use lithos_vm::log::{Log, is_report};
 use lithos_vm::memory::Memory;
+use lithos_vm::nvidia::Variant;
 use lithos_vm::process::NOBODY;
 use lithos_vm::{Device, Module, Process, wait_until};
 use nix::sys::signal::Signal;
@@ -186,6 +187,10 @@ impl Caller {
         if command == LITHOS_TENANT_EVICT && !self.chance.one_in(100) {
             return self.open();
         }
+        // As does a change of what is looked at.
+        if command == LITHOS_ADMISSION_SET && !self.chance.one_in(20) {
+            return self.open();
+        }
         let id = self.id();
         let gpu = self.chance.of(&GPUS);
         match command {
@@ -198,6 +203,25 @@ impl Caller {
             }),
             LITHOS_SCHEDULER_CLAIM => self.put(claim(gpu)),
             LITHOS_TENANT_ANSWER | LITHOS_CHANNEL_ANSWER => self.put(answer(id)),
+            LITHOS_ADMISSION_SET => {
+                let mode = self.chance.of(&[0, 1, 2, 3]);
+                self.put(lithos_admission {
+                    mode,
+                    ..lithos_admission::default()
+                });
+            }
+            LITHOS_ADMIT => {
+                let (kind, admitted) = (self.chance.of(&[1, 2]), self.chance.of(&[0, 1]));
+                // The first processes and cgroups there are.
+                let id = self.chance.below(200) as u64;
+                self.put(lithos_admit {
+                    kind,
+                    admitted,
+                    id,
+                    reserved: 0,
+                });
+            }
+            LITHOS_GPU_USER_NEXT => self.put(lithos_gpu_user::default()),
             _ => self.argument = [id; WORDS],
         }
         let bytes = (command >> 16 & 0x3fff) as usize;
@@ -450,6 +474,8 @@ fn random_calls_leave_nothing_behind() {
     );
     println!("LITHOS_VM_SEED={seed} LITHOS_VM_CALLS={calls}");
     let mut log = Log::from_now();
+    // For those who change admission.
+    let _driver = Variant::Plain.insert();
     let mut module = Module::insert(lithos_vm::module::LITHOS, "silence_ms=200 death_wait_ms=1")
         .expect("lithos.ko can be inserted");
     // What is allocated once, by the kernel and by this program.

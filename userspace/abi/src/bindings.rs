@@ -63,6 +63,7 @@ pub const LITHOS_ADMISSION_AUDIT: u32 = 1;
 pub const LITHOS_ADMISSION_ENFORCE: u32 = 2;
 pub const LITHOS_ADMIT_PROCESS: u32 = 1;
 pub const LITHOS_ADMIT_CGROUP: u32 = 2;
+pub const LITHOS_GPU_USER_INEXACT: u32 = 1;
 pub type __u8 = ::core::ffi::c_uchar;
 pub type __u16 = ::core::ffi::c_ushort;
 pub type __s32 = ::core::ffi::c_int;
@@ -964,7 +965,9 @@ pub struct lithos_gpu_user {
     pub refused: __u64,
     pub tenant: __u64,
     pub command: [::core::ffi::c_char; 16usize],
-    pub reserved: [__u64; 2usize],
+    pub flags: __u32,
+    pub reserved: __u32,
+    pub reserved2: __u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -984,8 +987,12 @@ const _: () = {
         [::core::mem::offset_of!(lithos_gpu_user, tenant) - 24usize];
     ["Offset of field: lithos_gpu_user::command"]
         [::core::mem::offset_of!(lithos_gpu_user, command) - 32usize];
+    ["Offset of field: lithos_gpu_user::flags"]
+        [::core::mem::offset_of!(lithos_gpu_user, flags) - 48usize];
     ["Offset of field: lithos_gpu_user::reserved"]
-        [::core::mem::offset_of!(lithos_gpu_user, reserved) - 48usize];
+        [::core::mem::offset_of!(lithos_gpu_user, reserved) - 52usize];
+    ["Offset of field: lithos_gpu_user::reserved2"]
+        [::core::mem::offset_of!(lithos_gpu_user, reserved2) - 56usize];
 };
 pub const LITHOS_INFO: lithos_command = 2151697408;
 pub const LITHOS_TENANT_ATTACH: lithos_command = 3229109264;
