@@ -536,7 +536,10 @@ struct lithos_event {
 #define LITHOS_EVENT_LOST 7		/* value: events that found no room */
 #define LITHOS_EVENT_GPU_REFUSED 8	/* a process was refused a GPU channel; value: class */
 
-/* -- Who may have GPU channels (NVIDIA's). Schedulers only. */
+/*
+ * -- Who may have GPU channels (NVIDIA's). For whoever may become a scheduler, and need not be one: what
+ * is in force stays so when the schedulers are gone.
+ */
 
 #define LITHOS_ADMISSION_OFF 0		/* nothing is looked at */
 #define LITHOS_ADMISSION_AUDIT 1	/* who has how many is counted and told */
@@ -560,7 +563,7 @@ struct lithos_admit {
 	__u64 reserved;
 };
 #define LITHOS_ADMIT_PROCESS 1		/* id: a pid; until it ends */
-#define LITHOS_ADMIT_CGROUP 2		/* id: of a cgroup; whoever is in it or below */
+#define LITHOS_ADMIT_CGROUP 2		/* id: of a cgroup; whoever is in it or below, until it is removed */
 
 /* Next process after the pid that is given, 0 for the first; ENOENT after the last. */
 struct lithos_gpu_user {

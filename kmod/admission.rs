@@ -38,6 +38,8 @@ use crate::{
 const STRANGERS_MAX: usize = 2048;
 /// GPU channels, groups, doorbells and subdevices.
 const OBJECTS_MAX: usize = 16384;
+/// Groups of processes that are admitted.
+const CGROUPS_MAX: usize = 256;
 /// Refusals that were not told yet.
 const NOTES_MAX: usize = 64;
 /// Calls that matter, under way at once.
@@ -207,6 +209,7 @@ impl Following {
             chains(OBJECTS_MAX)?,
             slice(None, CALLS_MAX)?,
             slice(Note::default(), NOTES_MAX)?,
+            slice(0, CGROUPS_MAX)?,
             tenants_max,
         )));
         let following = Self;
@@ -408,6 +411,20 @@ fn forget_the_dead() {
     }
 }
 
+/// Forgets cgroups that were admitted and are not there any more. No other one ever has the same id.
+fn forget_removed_cgroups() {
+    let mut at = 0;
+    while let Some(id) = with(|holders| holders.cgroup_at(at)).flatten() {
+        // SAFETY: in a process, as here.
+        if unsafe { lithos_cgroup_is_there(id) } {
+            at += 1;
+        } else {
+            // The last one takes its place.
+            with(|holders| holders.admit_cgroup(id, false));
+        }
+    }
+}
+
 /// Returns when a process started.
 fn start_of(pid: i32) -> Result<u64> {
     let mut start_ns = 0;
@@ -475,10 +492,10 @@ pub(crate) fn admit(admit: &lithos_admit) -> Result {
         }
         LITHOS_ADMIT_CGROUP => {
             // SAFETY: in a process, as here.
-            let is_there = |id| unsafe { lithos_cgroup_is_there(id) };
-            if admitted && !is_there(admit.id) {
+            if admitted && !unsafe { lithos_cgroup_is_there(admit.id) } {
                 return Err(ENOENT);
             }
+            forget_removed_cgroups();
             with(|holders| holders.admit_cgroup(admit.id, admitted))
         }
         _ => return Err(EINVAL),

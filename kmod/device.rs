@@ -206,10 +206,7 @@ impl Handle {
     }
 
     fn claim(&self, file: &File, arg: usize) -> Result {
-        // SAFETY: in a process, as here.
-        if !unsafe { bindings::capable(bindings::CAP_SYS_ADMIN as c_int) } {
-            return Err(EPERM);
-        }
+        may_administer()?;
         let mut claim: lithos_scheduler_claim = read(arg)?;
         if claim.version != LITHOS_ABI_VERSION {
             return Err(EPROTONOSUPPORT);
@@ -248,6 +245,15 @@ impl Handle {
             Role::Nothing | Role::Becoming => {}
         }
     }
+}
+
+/// Whether the current process may say who is scheduled and admitted.
+fn may_administer() -> Result {
+    // SAFETY: in a process, as here.
+    if unsafe { bindings::capable(bindings::CAP_SYS_ADMIN as c_int) } {
+        return Ok(());
+    }
+    Err(EPERM)
 }
 
 fn read<T: FromBytes>(arg: usize) -> Result<T> {
@@ -344,8 +350,13 @@ impl MiscDevice for Handle {
                 let after: lithos_tenant_info = read(arg)?;
                 write(arg, &registry::next_tenant(after.tenant)?)?;
             }
+            LITHOS_CHANNEL_NEXT => {
+                let scheduler = me.living_scheduler()?;
+                let after: lithos_channel_info = read(arg)?;
+                write(arg, &registry::next_channel(&scheduler, after.channel)?)?;
+            }
             LITHOS_ADMISSION_SET => {
-                me.living_scheduler()?;
+                may_administer()?;
                 let set: lithos_admission = read(arg)?;
                 if set.reserved != [0; 2] {
                     return Err(EINVAL);
@@ -353,18 +364,13 @@ impl MiscDevice for Handle {
                 admission::set(set.mode, set.tenant_channels_max)?;
             }
             LITHOS_ADMIT => {
-                me.living_scheduler()?;
+                may_administer()?;
                 admission::admit(&read(arg)?)?;
             }
             LITHOS_GPU_USER_NEXT => {
-                me.living_scheduler()?;
+                may_administer()?;
                 let after: lithos_gpu_user = read(arg)?;
                 write(arg, &admission::next_user(after.pid)?)?;
-            }
-            LITHOS_CHANNEL_NEXT => {
-                let scheduler = me.living_scheduler()?;
-                let after: lithos_channel_info = read(arg)?;
-                write(arg, &registry::next_channel(&scheduler, after.channel)?)?;
             }
             _ => return Err(ENOTTY),
         }

@@ -7,6 +7,7 @@
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 #include <linux/rcupdate.h>
+#include <linux/sched.h>
 #include <linux/sched/signal.h>
 #include <linux/seq_file.h>
 #include <linux/shmem_fs.h>
@@ -31,6 +32,7 @@ struct file *lithos_shmem_file(const char *name, loff_t bytes)
 
 struct page *lithos_shmem_page(struct file *file, pgoff_t index)
 {
+	cond_resched();
 	return shmem_read_mapping_page(file->f_mapping, index);
 }
 

@@ -29,8 +29,6 @@ use crate::{
     queue::Queue,
 };
 
-/// Groups of processes that may be admitted.
-const CGROUPS_MAX: usize = 64;
 /// No process.
 const NOBODY: u32 = u32::MAX;
 
@@ -171,7 +169,7 @@ pub(crate) struct Holders<S: Storage> {
     /// Tickets whose objects have room already.
     making: usize,
     clock: u64,
-    cgroups: [u64; CGROUPS_MAX],
+    cgroups: S::Slice<u64>,
     cgroup_count: usize,
     /// Places kept for tenants.
     tenants_max: usize,
@@ -182,13 +180,14 @@ pub(crate) struct Holders<S: Storage> {
 }
 
 impl<S: Storage> Holders<S> {
-    /// Nobody. So many of the places of processes are kept for tenants; and as many calls can be under
-    /// way at once as there are tickets.
+    /// Nobody. So many of the places of processes are kept for tenants; as many calls can be under way at
+    /// once as there are tickets, and as many cgroups be admitted as have room.
     pub(crate) fn new(
         processes: Chains<Process, S>,
         objects: Chains<Object, S>,
         tickets: S::Slice<Option<Ticket>>,
         notes: S::Slice<Note>,
+        cgroups: S::Slice<u64>,
         tenants_max: usize,
     ) -> Self {
         Self {
@@ -200,7 +199,7 @@ impl<S: Storage> Holders<S> {
             tickets,
             making: 0,
             clock: 0,
-            cgroups: [0; CGROUPS_MAX],
+            cgroups,
             cgroup_count: 0,
             tenants_max,
             tenants: 0,
@@ -406,7 +405,7 @@ impl<S: Storage> Holders<S> {
     pub(crate) fn admit_cgroup(&mut self, id: u64, admitted: bool) -> bool {
         let known = self.cgroups().iter().position(|&known| known == id);
         match (known, admitted) {
-            (None, true) if self.cgroup_count == CGROUPS_MAX => return false,
+            (None, true) if self.cgroup_count == self.cgroups.len() => return false,
             (None, true) => {
                 self.cgroups[self.cgroup_count] = id;
                 self.cgroup_count += 1;
@@ -418,6 +417,11 @@ impl<S: Storage> Holders<S> {
             (None, false) | (Some(_), true) => {}
         }
         true
+    }
+
+    /// Returns the cgroup that is admitted at a place, if there is one.
+    pub(crate) fn cgroup_at(&self, at: usize) -> Option<u64> {
+        self.cgroups().get(at).copied()
     }
 
     /// Returns the cgroups that are admitted.

@@ -97,10 +97,6 @@ impl Pages {
             let page = unsafe { lithos_shmem_page(file.0.as_ptr(), index) };
             let page = NonNull::new(from_err_ptr(page)?).ok_or(ENOMEM)?;
             made.pages.push(page, GFP_KERNEL)?;
-            if index % 64 == 63 {
-                // SAFETY: nothing is locked.
-                unsafe { bindings::__cond_resched() };
-            }
         }
         made._file = Some(file);
         Ok(made)

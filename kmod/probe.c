@@ -211,8 +211,10 @@ static int start(struct kprobe *probe, const char *symbol, kprobe_pre_handler_t 
 	if (error)
 		return error;
 	at = probe->addr;
+#ifdef CONFIG_KPROBES_ON_FTRACE
 	if (probe->flags & KPROBE_FLAG_FTRACE)
 		at += MCOUNT_INSN_SIZE;
+#endif
 	unregister_kprobe(probe);
 	*probe = (struct kprobe){ .addr = at, .pre_handler = handler, .post_handler = nothing };
 	return register_kprobe(probe);

@@ -34,6 +34,25 @@ fn a_partition_that_does_not_fit_is_refused_with_what_would_be_right() {
 }
 
 #[test]
+fn without_the_kernels_broker_there_is_no_admission_and_that_is_said() {
+    let bed = managed_gpu(A_AND_B);
+    for arguments in [
+        &["admission", "set", "enforce"][..],
+        &["admission", "admit", "1"],
+    ] {
+        let said = lithos_refuses(&bed, arguments);
+        assert!(said.contains("lithos.ko"), "{arguments:?}: {said}");
+    }
+    let outcome = bed.outcome(bed.lithos(&["admission", "status"]));
+    let lines = outcome.expect("lithos admission status").lines;
+    assert!(lines[0].contains("no lithos.ko"), "{lines:?}");
+    assert_eq!(
+        bed.status().expect("a status")["daemon"]["admission"],
+        serde_json::Value::Null
+    );
+}
+
+#[test]
 fn what_cannot_be_done_is_named_with_its_reason() {
     let bed = managed_gpu(A_AND_B);
     for (arguments, expected) in [

@@ -130,6 +130,7 @@ fn converse(data: &[u8]) -> Reached {
     let facts = Facts {
         broker_socket: "/run/lithos/broker.sock".into(),
         mps,
+        admission: None,
         started: START,
     };
     let mut conversation = Conversation {
@@ -397,7 +398,7 @@ impl Conversation {
     fn ask(&mut self, line: &[u8]) {
         let mut desk = Desk {
             broker: &mut self.broker,
-            facts: &self.facts,
+            facts: &mut self.facts,
             owners: Vec::new(),
         };
         let group = Group {

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Open files, and the way of a call to rm_ioctl and back: what is in the parameters then goes back to the
  * program, whatever came of it; a status of rm_ioctl itself is EINVAL. */
+#include <linux/fs.h>
 #include <linux/miscdevice.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
+#include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 

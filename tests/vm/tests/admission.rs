@@ -413,22 +413,25 @@ fn members_of_an_admitted_cgroup_and_of_those_below_get_what_they_ask_for() {
 }
 
 #[test]
-fn only_a_scheduler_says_who_is_admitted_and_only_of_what_there_is() {
+fn only_who_may_schedule_says_who_is_admitted_and_only_of_what_there_is() {
     let (_driver, _module, scheduler) = inserted(LITHOS_ADMISSION_AUDIT);
-    let nobody = Device::open();
-    assert_eq!(
-        nobody.set_admission(LITHOS_ADMISSION_ENFORCE, 0),
-        Err(Errno::EPERM)
-    );
-    assert_eq!(
-        nobody.admit(LITHOS_ADMIT_CGROUP, 1, true),
-        Err(Errno::EPERM)
-    );
+    Process::run(NOBODY, || {
+        let nobody = Device::open();
+        assert_eq!(
+            nobody.set_admission(LITHOS_ADMISSION_ENFORCE, 0),
+            Err(Errno::EPERM)
+        );
+        assert_eq!(
+            nobody.admit(LITHOS_ADMIT_CGROUP, 1, true),
+            Err(Errno::EPERM)
+        );
+        let mut next = lithos_gpu_user::default();
+        assert_eq!(
+            nobody.call(LITHOS_GPU_USER_NEXT, &mut next),
+            Err(Errno::EPERM)
+        );
+    });
     let mut next = lithos_gpu_user::default();
-    assert_eq!(
-        nobody.call(LITHOS_GPU_USER_NEXT, &mut next),
-        Err(Errno::EPERM)
-    );
     assert_eq!(
         scheduler.call(LITHOS_GPU_USER_NEXT, &mut next),
         Err(Errno::ENOENT)
@@ -482,20 +485,47 @@ fn only_a_scheduler_says_who_is_admitted_and_only_of_what_there_is() {
 }
 
 #[test]
-fn more_cgroups_than_there_are_places_for_are_not_admitted() {
+fn what_is_in_force_stays_so_when_nobody_schedules_and_an_administrator_can_end_it() {
     let (_driver, _module, scheduler) = inserted(LITHOS_ADMISSION_ENFORCE);
-    let cgroups: Vec<_> = (0..65)
+    drop(scheduler);
+    let mut stranger = Program::start(NOBODY);
+    assert_eq!(stranger.make(CHANNEL), REFUSED);
+    let administrator = Device::open();
+    let pid = u64::try_from(stranger.pid()).expect("a pid");
+    administrator
+        .admit(LITHOS_ADMIT_PROCESS, pid, true)
+        .expect("admitted");
+    made(stranger.make(CHANNEL));
+    assert_eq!(administrator.gpu_count(stranger.pid()), [1, 0, 0]);
+    administrator
+        .set_admission(LITHOS_ADMISSION_OFF, 0)
+        .expect("off");
+    made(Program::start(NOBODY).make(CHANNEL));
+}
+
+#[test]
+fn more_cgroups_than_there_are_places_for_are_not_admitted_until_one_is_removed() {
+    const PLACES: usize = 256;
+    let (_driver, _module, scheduler) = inserted(LITHOS_ADMISSION_ENFORCE);
+    let mut cgroups: Vec<_> = (0..PLACES + 2)
         .map(|number| Cgroup::new(&format!("one-of-{number}")))
         .collect();
     let admit =
         |cgroup: &Cgroup, admitted| scheduler.admit(LITHOS_ADMIT_CGROUP, cgroup.id(), admitted);
-    for cgroup in &cgroups[..64] {
+    for cgroup in &cgroups[..PLACES] {
         assert_eq!(admit(cgroup, true), Ok(()));
     }
-    assert_eq!(admit(&cgroups[64], true), Err(Errno::ENOSPC));
+    assert_eq!(admit(&cgroups[PLACES], true), Err(Errno::ENOSPC));
     assert_eq!(admit(&cgroups[3], false), Ok(()));
-    assert_eq!(admit(&cgroups[64], true), Ok(()));
-    made(cgroups[64].start().make(CHANNEL));
+    assert_eq!(admit(&cgroups[PLACES], true), Ok(()));
+    assert_eq!(admit(&cgroups[PLACES + 1], true), Err(Errno::ENOSPC));
+    drop(cgroups.remove(5));
+    let [.., first, second] = &cgroups[..] else {
+        panic!("two cgroups");
+    };
+    assert_eq!(admit(second, true), Ok(()));
+    made(first.start().make(CHANNEL));
+    made(second.start().make(CHANNEL));
     assert_eq!(cgroups[3].start().make(CHANNEL), REFUSED);
 }
 

@@ -30,9 +30,12 @@ macro_rules! arguments {
 }
 
 arguments!(
+    lithos_admission,
+    lithos_admit,
     lithos_answer,
     lithos_channel_info,
     lithos_channel_open,
+    lithos_gpu_user,
     lithos_id,
     lithos_info,
     lithos_scheduler_claim,

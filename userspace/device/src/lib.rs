@@ -10,11 +10,14 @@
 //! | kernel's | [`kernel`] | [`scheduler`] |
 //! | embedded | [`embedded`] | lithosd, which makes [`pages`] and answers [`packet`]s |
 //!
+//! Who may reach a GPU at all is administered apart from both: [`admission`].
+//!
 //! Outside the kernel, simgpu and the one mapping that the CUDA driver makes of an arena, this crate
 //! is the only one that maps memory. It never blocks without a deadline, and every descriptor that it
 //! makes or receives is closed on exec.
 
 mod address;
+pub mod admission;
 mod broker;
 mod channel;
 pub mod embedded;

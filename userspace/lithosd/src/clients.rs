@@ -13,6 +13,7 @@ use std::os::unix::net::UnixStream;
 use lithos_policy::Nanos;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
+use crate::admission::Admission;
 use crate::broker::{Broker, Process};
 use crate::control::{Failure, FailureKind, LINE_BYTES_MAX, Reply, Request};
 use crate::listener::Listener;
@@ -256,8 +257,8 @@ impl Group {
 pub struct Desk<'a> {
     /// The broker.
     pub broker: &'a mut Broker,
-    /// What never changes.
-    pub facts: &'a crate::daemon::Facts,
+    /// What is so for all of them.
+    pub facts: &'a mut crate::daemon::Facts,
     /// Processes that partitions were just made for.
     pub owners: Vec<(std::os::fd::OwnedFd, String)>,
 }
@@ -292,7 +293,7 @@ impl Desk<'_> {
                 before
             }
             Request::PartitionList => Ok(Reply::Partitions(self.broker.partition_statuses())),
-            Request::Join { partition } => self.joined(&partition),
+            Request::Join { partition, enforce } => self.joined(&partition, enforce, peer),
             Request::Run {
                 tpcs,
                 class,
@@ -305,6 +306,21 @@ impl Desk<'_> {
                 Ok(Reply::Status(Box::new(self.broker.status(daemon, now))))
             }
             Request::Mps => Ok(Reply::Mps(self.facts.mps.clone())),
+            Request::AdmissionSet {
+                mode,
+                gpu_channels_per_tenant,
+            } => {
+                let admission = self.admission()?;
+                admission.set(mode, gpu_channels_per_tenant)?;
+                tracing::info!(%mode, pid = peer.process.pid, "admission set");
+                self.admission_status()
+            }
+            Request::Admit { pid } => {
+                let number = i32::try_from(pid).unwrap_or(-1);
+                let admitted = self.admission()?.admit(number);
+                admitted.map_err(|error| no_process(pid, &error))?;
+                self.admission_status()
+            }
         }
     }
 
@@ -318,7 +334,7 @@ impl Desk<'_> {
         let pidfd = watched.map_err(|error| Failure::new(FailureKind::Failed, error))?;
         let name = create(self.broker, peer.process)?;
         self.owners.push((pidfd, name.clone()));
-        let joined = self.joined(&name);
+        let joined = self.joined(&name, false, peer);
         if joined.is_err() {
             self.broker.end_run_owner(&name, now);
         }
@@ -339,8 +355,29 @@ impl Desk<'_> {
             .ok_or_else(missing)
     }
 
-    fn joined(&self, name: &str) -> Result<Reply, Failure> {
+    fn admission(&mut self) -> Result<&mut Admission, Failure> {
+        let text =
+            "only lithos.ko can see to who has GPU channels, and it is not this daemon's broker";
+        let none = || Failure::new(FailureKind::Refused, text);
+        self.facts.admission.as_mut().ok_or_else(none)
+    }
+
+    fn admission_status(&mut self) -> Result<Reply, Failure> {
+        let status = self.admission()?.status();
+        let failed = |error| Failure::new(FailureKind::Failed, error);
+        status.map(Reply::Admission).map_err(failed)
+    }
+
+    /// Tells a process what it needs. One that may run unmanaged gets what it needs for that, too.
+    fn joined(&mut self, name: &str, enforce: bool, peer: &Peer) -> Result<Reply, Failure> {
         let entry = self.broker.existing(name)?.entry;
+        if let Some(admission) = &mut self.facts.admission
+            && !(enforce || entry.enforce)
+        {
+            let pid = peer.process.pid;
+            let welcomed = admission.welcome(pid);
+            welcomed.map_err(|error| no_process(pid.unsigned_abs(), &error))?;
+        }
         Ok(Reply::Joined(crate::control::Joined {
             partition: entry.name,
             class: entry.class,
@@ -348,5 +385,21 @@ impl Desk<'_> {
             broker_socket: self.facts.broker_socket.clone(),
             mps: self.facts.mps.clone(),
         }))
+    }
+}
+
+fn no_process(pid: u32, error: &io::Error) -> Failure {
+    match error.raw_os_error() {
+        Some(libc::ENOENT) => {
+            Failure::new(FailureKind::NotFound, format!("there is no process {pid}"))
+        }
+        Some(libc::ENOSPC) => Failure::new(
+            FailureKind::Refused,
+            format!("process {pid} is not admitted: too many are"),
+        ),
+        _ => Failure::new(
+            FailureKind::Failed,
+            format!("process {pid} is not admitted: {error}"),
+        ),
     }
 }

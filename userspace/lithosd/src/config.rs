@@ -5,6 +5,7 @@
 //! key, what was found and what would be right. Keys that are left out have the values of
 //! [`Config::default`], which `lithosd.toml` beside this crate shows with explanations.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -48,6 +49,8 @@ pub struct Config {
     pub ring_records: u32,
     /// What the other regions of an arena hold.
     pub regions: Counts,
+    /// Who may have GPU channels.
+    pub admission: AdmissionConfig,
     /// MPS.
     pub mps: MpsConfig,
     /// Partitions.
@@ -65,6 +68,38 @@ pub enum BrokerChoice {
     Kernel,
     /// The daemon.
     Embedded,
+}
+
+/// What the kernel's broker does about GPU channels.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdmissionConfig {
+    /// None: whatever lithos.ko has been told.
+    pub mode: Option<AdmissionMode>,
+    /// GPU channels that a tenant may have where that is enforced; 0: any number.
+    pub gpu_channels_per_tenant: u32,
+}
+
+/// Who may have GPU channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum AdmissionMode {
+    /// Anybody.
+    Off,
+    /// Anybody, and it is counted and told.
+    Audit,
+    /// Tenants, and who was admitted.
+    Enforce,
+}
+
+impl fmt::Display for AdmissionMode {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(match self {
+            Self::Off => "off",
+            Self::Audit => "audit",
+            Self::Enforce => "enforce",
+        })
+    }
 }
 
 /// How MPS is used.
@@ -132,6 +167,7 @@ struct File {
     broker: BrokerChoice,
     limits: Limits,
     channel: Channel,
+    admission: AdmissionConfig,
     mps: Mps,
     partition: Vec<PartitionEntry>,
 }
@@ -173,6 +209,7 @@ impl Default for File {
             broker: BrokerChoice::default(),
             limits: Limits::default(),
             channel: Channel::default(),
+            admission: AdmissionConfig::default(),
             mps: Mps::default(),
             partition: Vec::new(),
         }
@@ -312,6 +349,7 @@ impl Config {
                 cluster_atoms: channel.cluster_atoms,
                 tails: channel.tails,
             },
+            admission: file.admission,
             mps,
             partitions: file.partition,
         })

@@ -7,8 +7,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::AdmissionMode;
 use crate::partition::{ClassWord, PartitionChange, PartitionEntry};
-use crate::status::{MpsStatus, PartitionStatus, Status};
+use crate::status::{AdmissionStatus, MpsStatus, PartitionStatus, Status};
 
 /// The longest line, with its newline.
 pub const LINE_BYTES_MAX: usize = 64 * 1024;
@@ -40,6 +41,9 @@ pub enum Request {
     Join {
         /// Its name.
         partition: String,
+        /// Whether a process that cannot be managed must not run, whatever the partition says.
+        #[serde(default)]
+        enforce: bool,
     },
     /// Make a partition for the process that asks, which goes when that process and its last tenant
     /// have ended; and tell what [`Request::Join`] tells.
@@ -56,6 +60,20 @@ pub enum Request {
     Status,
     /// Tell about MPS.
     Mps,
+    /// Set who may have GPU channels.
+    AdmissionSet {
+        /// From now on.
+        mode: AdmissionMode,
+        /// GPU channels that a tenant may have where that is enforced, 0: any number; as before if left
+        /// out.
+        #[serde(default)]
+        gpu_channels_per_tenant: Option<u32>,
+    },
+    /// Let a process, and those that it starts from now on, have GPU channels.
+    Admit {
+        /// The process.
+        pid: u32,
+    },
 }
 
 /// What is answered.
@@ -72,6 +90,8 @@ pub enum Reply {
     Status(Box<Status>),
     /// MPS.
     Mps(MpsStatus),
+    /// Who may have GPU channels, and who has some.
+    Admission(AdmissionStatus),
     /// Nothing was done, and why.
     Error(Failure),
 }
@@ -138,7 +158,9 @@ impl Request {
             Self::PartitionCreate { .. }
             | Self::PartitionSet { .. }
             | Self::PartitionDelete { .. }
-            | Self::Run { .. } => true,
+            | Self::Run { .. }
+            | Self::AdmissionSet { .. }
+            | Self::Admit { .. } => true,
             Self::PartitionList | Self::Join { .. } | Self::Status | Self::Mps => false,
         }
     }
@@ -168,6 +190,15 @@ mod tests {
                 class: ClassWord::Be,
                 enforce: true,
             },
+            Request::Join {
+                partition: "a".into(),
+                enforce: true,
+            },
+            Request::AdmissionSet {
+                mode: AdmissionMode::Enforce,
+                gpu_channels_per_tenant: Some(16),
+            },
+            Request::Admit { pid: 7 },
             Request::Status,
         ];
         for request in requests {

@@ -27,6 +27,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
+use crate::admission::Admission;
 use crate::broker::{Broker, BrokerKind};
 use crate::clients::{Clients, Desk, Group};
 use crate::clock::{self, now};
@@ -44,7 +45,7 @@ use crate::notify::Manager;
 use crate::operator::Partitions;
 use crate::peer;
 use crate::selftest::{self, Proof, Subject, Verdict};
-use crate::status::{DaemonStatus, MpsStatus};
+use crate::status::{AdmissionStatus, DaemonStatus, MpsStatus};
 use crate::store::Store;
 use crate::tenants::Tenants;
 use crate::token::{Kind, Token};
@@ -52,13 +53,15 @@ use crate::token::{Kind, Token};
 /// Events taken out of the epoll set at once.
 const EVENTS: usize = 64;
 
-/// What does not change while the daemon runs, for status and replies.
-#[derive(Clone, Debug)]
+/// What is the same for all who ask, for status and replies.
+#[derive(Debug)]
 pub struct Facts {
     /// Where tenants connect.
     pub broker_socket: String,
     /// MPS.
     pub mps: MpsStatus,
+    /// Who may have GPU channels, if anybody can see to that.
+    pub admission: Option<Admission>,
     /// When the daemon started.
     pub started: Nanos,
 }
@@ -74,6 +77,7 @@ impl Facts {
             uptime_ms: now.0.saturating_sub(self.started.0) / 1_000_000,
             refused: broker.refused,
             mps: self.mps.clone(),
+            admission: self.admission.as_ref().and_then(admission_status),
             state_directory: broker.config.state_directory.display().to_string(),
             group: broker.config.group.clone(),
         }
@@ -153,9 +157,10 @@ impl Daemon {
         let now = now();
         let run_dir = config.runtime_directory.clone();
         let store = Store::open(&config.state_directory)?;
-        let facts = Facts {
+        let mut facts = Facts {
             broker_socket: config.broker_socket().display().to_string(),
             mps: mps_status(&config, machine)?,
+            admission: None,
             started: now,
         };
         let group = group(&config.group);
@@ -186,6 +191,7 @@ impl Daemon {
         hearts.start().context("cannot start the heartbeat")?;
         let mut problems = Vec::new();
         let kernel = Kernel::claim(&config, &gpus, &unfit, &hearts, &mut problems)?;
+        facts.admission = Admission::begin(&config, kernel.is_some())?;
         // From now on no other daemon grants anything by the kernel's broker, so what the one before has
         // left is what it left.
         let now = clock::now();
@@ -325,7 +331,7 @@ impl Daemon {
             Kind::Client => {
                 let mut desk = Desk {
                     broker: &mut self.broker,
-                    facts: &self.facts,
+                    facts: &mut self.facts,
                     owners: Vec::new(),
                 };
                 self.clients.ready(number, &mut desk, &self.epoll, now);
@@ -506,6 +512,13 @@ fn mps_status(config: &Config, machine: &Machine) -> anyhow::Result<MpsStatus> {
         pipe_directory: mps.pipe_directory.display().to_string(),
         log_directory: mps.log_directory.display().to_string(),
     })
+}
+
+fn admission_status(admission: &Admission) -> Option<AdmissionStatus> {
+    let status = admission.status();
+    status
+        .inspect_err(|error| tracing::error!("cannot see who has GPU channels: {error}"))
+        .ok()
 }
 
 fn group(name: &str) -> Group {

@@ -160,6 +160,10 @@ impl Kernel {
                     self.end_if_bare(tenant, broker, now);
                 }
                 LITHOS_EVENT_DOORBELL => broker.look_at_rings(now),
+                LITHOS_EVENT_GPU_REFUSED => {
+                    let (pid, uid, class) = (event.pid, event.uid, event.value);
+                    tracing::debug!(pid, uid, class, "process refused a GPU channel");
+                }
                 LITHOS_EVENT_WATCHDOG => return Err(KernelError::TakenForDead),
                 LITHOS_EVENT_LOST => {
                     tracing::warn!(lost = event.value, "events were lost");

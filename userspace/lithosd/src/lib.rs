@@ -10,6 +10,7 @@
 //!                 daemon.rs: one thread, one place that waits
 //! ```
 
+pub mod admission;
 pub mod board;
 pub mod broker;
 pub mod clients;

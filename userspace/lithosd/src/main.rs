@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use lithosd::admission::admit_this_process;
 use lithosd::board::Board;
 use lithosd::config::{Config, DEFAULT_PATH};
 use lithosd::daemon::{self, TakeOver};
@@ -82,6 +83,9 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
+    if cli.task.is_some() {
+        admit_this_process().context("this process is not admitted to GPUs")?;
+    }
     match &cli.task {
         Some(Task::Discover { gpu }) => {
             println!("{}", serde_json::to_string(&discover::run(gpu)?)?);

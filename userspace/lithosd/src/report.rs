@@ -8,6 +8,7 @@ use lithos_abi::bindings::*;
 use lithos_policy::{ChannelId, GpuView, Nanos, TpcSet, TpcState};
 
 use crate::broker::{Arrival, Broker, BrokerKind, Channel};
+use crate::config::AdmissionMode;
 use crate::gpu::Unfit;
 use crate::operator::Known;
 use crate::status::{
@@ -33,10 +34,13 @@ const COUNTERS: [(&str, lithos_counter); 14] = [
     ("void", LITHOS_COUNT_VOID),
 ];
 
+/// What is so unless admission is enforced.
+const ANYBODY: &str =
+    "a process that was not started under LithOS uses the GPU unmanaged; nothing keeps it away";
+
 /// What neither broker can promise.
-const CANNOT_PROMISE: [&str; 5] = [
+const CANNOT_PROMISE: [&str; 4] = [
     "the shim is cooperative: a process that wants to can undo its own masks",
-    "a process that was not started under LithOS uses the GPU unmanaged; nothing keeps it away",
     "the launches of a killed process are taken to have ended after limits.linger_ms, unless they \
      were seen to complete",
     "without the daemon running processes keep what they are guaranteed; nobody joins until it is back",
@@ -55,6 +59,7 @@ impl Broker {
     /// Returns everything there is to see.
     pub fn status(&self, daemon: DaemonStatus, now: Nanos) -> Status {
         let views: Vec<GpuView> = self.scheduler.gpus().collect();
+        let cannot_promise = self.cannot_promise(&daemon);
         Status {
             daemon,
             gpus: self.gpu_statuses(&views),
@@ -71,16 +76,21 @@ impl Broker {
                 .flat_map(|view| self.transit(view, now))
                 .collect(),
             problems: self.problems.clone(),
-            cannot_promise: self.cannot_promise(),
+            cannot_promise,
         }
     }
 
-    fn cannot_promise(&self) -> Vec<String> {
+    fn cannot_promise(&self, daemon: &DaemonStatus) -> Vec<String> {
+        let admission = daemon.admission.as_ref();
+        let is_enforced = admission.is_some_and(|admission| {
+            admission.mode == AdmissionMode::Enforce && admission.sees_driver
+        });
+        let anybody = (!is_enforced).then_some(&ANYBODY);
         let more: &[&str] = match self.kind {
             BrokerKind::Embedded => &EMBEDDED_CANNOT_PROMISE,
             BrokerKind::Kernel => &[],
         };
-        let all = CANNOT_PROMISE.iter().chain(more);
+        let all = CANNOT_PROMISE.iter().chain(anybody).chain(more);
         all.map(|&text| text.to_owned()).collect()
     }
 

@@ -7,7 +7,7 @@ use lithos_policy::{Oversize, TpcSet};
 use serde::{Deserialize, Serialize};
 
 use crate::broker::BrokerKind;
-use crate::config::MpsEnable;
+use crate::config::{AdmissionMode, MpsEnable};
 use crate::ledger::{Awaited, Totals, Unknowable};
 use crate::partition::PartitionEntry;
 use crate::selftest::Verdict;
@@ -54,6 +54,8 @@ pub struct DaemonStatus {
     pub refused: u64,
     /// MPS.
     pub mps: MpsStatus,
+    /// Who may have GPU channels; none where nobody can see to that.
+    pub admission: Option<AdmissionStatus>,
     /// Where the daemon keeps what outlives it.
     pub state_directory: String,
     /// The group whose members may change things.
@@ -71,6 +73,40 @@ pub struct MpsStatus {
     pub pipe_directory: String,
     /// `CUDA_MPS_LOG_DIRECTORY`.
     pub log_directory: String,
+}
+
+/// Who may have GPU channels, and who has some.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdmissionStatus {
+    /// What is in force.
+    pub mode: AdmissionMode,
+    /// Whether the NVIDIA driver is seen: otherwise nobody is counted.
+    pub sees_driver: bool,
+    /// GPU channels that a tenant may have where that is enforced; 0: any number.
+    pub gpu_channels_per_tenant: u32,
+    /// Processes that have GPU channels or were refused some, since the driver has been seen.
+    pub users: Vec<GpuUserStatus>,
+}
+
+/// A process that has GPU channels, or was refused some.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GpuUserStatus {
+    /// The process.
+    pub pid: i32,
+    /// The first 15 bytes of its program's name.
+    pub command: String,
+    /// Its channels.
+    pub channels: u32,
+    /// Groups of channels.
+    pub groups: u32,
+    /// Mappings of doorbells.
+    pub doorbells: u32,
+    /// Allocations that it was refused.
+    pub refused: u64,
+    /// The tenant that it is, if it is one.
+    pub tenant: Option<u64>,
+    /// It has more than is counted.
+    pub inexact: bool,
 }
 
 /// A GPU.

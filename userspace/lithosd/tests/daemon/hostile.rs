@@ -406,6 +406,7 @@ fn odd_names_are_refused_and_appear_nowhere() {
             for request in [
                 Request::Join {
                     partition: name.into(),
+                    enforce: false,
                 },
                 Request::PartitionDelete { name: name.into() },
                 Request::PartitionSet {

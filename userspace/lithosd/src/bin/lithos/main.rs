@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! The command `lithos`.
 
+mod admission;
 mod client;
 mod doctor;
 mod mps;
@@ -27,7 +28,7 @@ use crate::client::Client;
 /// not changed. Partitions outlive their tenants and can be changed while these run.
 ///
 /// Everybody may run programs in partitions that exist, and look at everything. Creating, setting and
-/// deleting partitions, and `run --tpcs`, need root or membership of the group that the daemon's
+/// deleting partitions, `run --tpcs`, and changes of admission need root or membership of the group that the daemon's
 /// configuration names (lithos).
 ///
 /// Exit status: 0 if it worked, 1 if not, 2 if the command line is wrong; of `lithos run`: the
@@ -62,6 +63,8 @@ enum Task {
     /// another user wait until those of the first have ended.
     #[command(subcommand)]
     Mps(Mps),
+    #[command(subcommand)]
+    Admission(admission::Admission),
 }
 
 #[derive(Debug, Subcommand)]
@@ -184,6 +187,7 @@ fn main() -> ExitCode {
         Task::Doctor(doctor) => doctor.perform(&socket),
         Task::Partition(partition) => partition.perform(&socket).map(|()| ExitCode::SUCCESS),
         Task::Status(output) => status(&socket, output).map(|()| ExitCode::SUCCESS),
+        Task::Admission(admission) => admission.perform(&socket).map(|()| ExitCode::SUCCESS),
         Task::Mps(mps) => mps.perform(&socket).map(|()| ExitCode::SUCCESS),
     };
     match outcome {
@@ -281,6 +285,9 @@ impl Mps {
         let output = match self {
             Self::Start(output) => {
                 mps.start()?;
+                if let Err(error) = admission::admit_mps(socket, &mps) {
+                    eprintln!("lithos: MPS may be refused GPU channels: {error:#}");
+                }
                 *output
             }
             Self::Stop(output) => {

@@ -101,11 +101,9 @@ impl Run {
                 class: self.class,
                 enforce: self.enforce,
             },
-            (Some(partition), None) => Request::Join {
-                partition: partition.clone(),
-            },
-            (None, None) => Request::Join {
-                partition: DEFAULT_PARTITION.into(),
+            (partition, None) => Request::Join {
+                partition: partition.as_deref().unwrap_or(DEFAULT_PARTITION).into(),
+                enforce: self.enforce,
             },
         }
     }

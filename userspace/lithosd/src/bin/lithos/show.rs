@@ -5,11 +5,13 @@ use std::fmt::Write;
 
 use lithos_device::kernel::DEFAULT_DEVICE;
 use lithosd::broker::BrokerKind;
+use lithosd::config::AdmissionMode;
 use lithosd::ledger::{Awaited, OPERATORS_MAX, Unknowable};
 use lithosd::partition::GpuRef;
 use lithosd::selftest::Verdict;
 use lithosd::status::{
-    ChannelStatus, GpuStatus, MpsStatus, OriginStatus, PartitionStatus, Status, TransitStatus,
+    AdmissionStatus, ChannelStatus, GpuStatus, MpsStatus, OriginStatus, PartitionStatus, Status,
+    TransitStatus,
 };
 use nix::unistd::{Uid, User};
 
@@ -65,6 +67,7 @@ pub(crate) fn status(status: &Status) -> String {
         daemon.refused
     );
     text.push_str(&mps_line(&daemon.mps));
+    text.push_str(&admission_line(daemon.admission.as_ref()));
     for gpu in &status.gpus {
         text.push_str(&gpu_lines(gpu));
     }
@@ -402,6 +405,80 @@ pub(crate) fn diagnosis(lines: &[Line]) -> String {
             let _ = writeln!(text, "{:6}  {:topic_width$}  -> {todo}", "", "");
         }
     }
+    text
+}
+
+fn admission_line(status: Option<&AdmissionStatus>) -> String {
+    let Some(status) = status else {
+        return String::new();
+    };
+    let users = status.users.iter();
+    let having = users.clone().filter(|user| user.channels > 0).count();
+    let refused = users.filter(|user| user.refused > 0).count();
+    match (status.mode, status.sees_driver) {
+        (AdmissionMode::Off, _) => String::new(),
+        (mode, false) => format!("Admission: {mode}; the NVIDIA driver is not seen\n"),
+        (mode, true) => format!(
+            "Admission: {mode}; {having} processes have GPU channels, {refused} were refused some; see \
+             lithos admission status\n"
+        ),
+    }
+}
+
+/// Who may have GPU channels, and who has some.
+pub(crate) fn admission(status: Option<&AdmissionStatus>) -> String {
+    let Some(status) = status else {
+        return "There is no lithos.ko to see to who has GPU channels\n".into();
+    };
+    let mut text = match status.mode {
+        AdmissionMode::Off => {
+            "off: anybody may have GPU channels, and nobody is counted".to_owned()
+        }
+        AdmissionMode::Audit => "audit: anybody may have GPU channels".to_owned(),
+        AdmissionMode::Enforce => {
+            "enforce: only tenants and who was admitted may have GPU channels".to_owned()
+        }
+    };
+    if status.mode == AdmissionMode::Enforce && status.gpu_channels_per_tenant > 0 {
+        // Writing to a string does not fail.
+        let _ = write!(
+            text,
+            ", a tenant {} at most",
+            status.gpu_channels_per_tenant
+        );
+    }
+    text.push('\n');
+    if status.mode != AdmissionMode::Off && !status.sees_driver {
+        text.push_str(
+            "the NVIDIA driver is not loaded, or cannot be looked at: nobody is counted\n",
+        );
+    }
+    if status.users.is_empty() {
+        return text;
+    }
+    let mut table = Table::new([
+        "PID",
+        "COMMAND",
+        "TENANT",
+        "CHANNELS",
+        "GROUPS",
+        "DOORBELLS",
+        "REFUSED",
+    ]);
+    for user in &status.users {
+        let more = if user.inexact { "+" } else { "" };
+        table.row([
+            user.pid.to_string(),
+            user.command.clone(),
+            user.tenant.map_or("-".into(), |tenant| tenant.to_string()),
+            format!("{}{more}", user.channels),
+            format!("{}{more}", user.groups),
+            format!("{}{more}", user.doorbells),
+            user.refused.to_string(),
+        ]);
+    }
+    text.push('\n');
+    text.push_str(&table.text());
     text
 }
 
