@@ -366,7 +366,8 @@ struct lithos_channel_resumed {
  * An open file is nothing at first. SCHEDULER_CLAIM makes it a scheduler, TENANT_ATTACH a tenant; it is
  * one of them until it is closed, and the calls of the other fail with EPERM. A reserved field that is not
  * zero, a flag that is not known, a text that does not end: EINVAL. A pointer to nothing: EFAULT. An
- * id of what is gone, or of somebody else: ENOENT. Any other command: ENOTTY.
+ * id of what is gone, or of somebody else: ENOENT. Any other command: ENOTTY. Only what says so of itself
+ * ends with EINTR when a signal comes; then nothing has happened, and it may be called again.
  *
  * Ids of tenants and channels: a place in bits 15:0, its generation above; never 0, never used again.
  */
@@ -390,8 +391,8 @@ struct lithos_info {
 
 /*
  * Makes the file a tenant. ENXIO: nobody schedules; EPROTONOSUPPORT: another version; EUSERS: the limit
- * of tenants, of all or of this user; EALREADY: the file is one already. What the scheduler says to it
- * comes with TENANT_WAIT.
+ * of tenants, of all or of this user; EALREADY: the file is one already; EINTR: a signal, and it is none.
+ * What the scheduler says to it comes with TENANT_WAIT.
  */
 struct lithos_tenant_attach {
 	struct lithos_attach request;
@@ -510,7 +511,7 @@ struct lithos_channel_info {
 #define LITHOS_CHANNEL_ANSWERED 1
 
 /*
- * Events: read() gives whole ones, as many as fit; EAGAIN, or sleep, if there is none; poll() tells.
+ * Events: read() gives whole ones, as many as fit; EAGAIN, or sleep (EINTR), if there is none; poll() tells.
  * The queue is bounded. When it is full the oldest stay, what is new is lost, and LITHOS_EVENT_LOST comes
  * in its place: then TENANT_NEXT and CHANNEL_NEXT tell what there is. Doorbells of a channel that were
  * not read yet are one. An event about a channel goes to its GPU's scheduler, another one to all.

@@ -129,7 +129,15 @@ impl Broker for KernelBroker {
             request: attach_request(partition, self.identity)?,
             tenant: 0,
         };
-        match call(&self.device, LITHOS_TENANT_ATTACH, &mut attach) {
+        let deadline = Instant::now() + SOON;
+        let attached = loop {
+            match call(&self.device, LITHOS_TENANT_ATTACH, &mut attach) {
+                // Nothing has happened; it is a long call in a process with many mappings.
+                Err(Errno::EINTR) if Instant::now() < deadline => {}
+                attached => break attached,
+            }
+        };
+        match attached {
             Ok(()) => {}
             // Nobody schedules; or it is no lithos.
             Err(errno @ (Errno::ENXIO | Errno::ENOTTY)) => return Err(self.unscheduled(errno)),
@@ -190,6 +198,7 @@ fn refused(errno: Errno) -> BrokerError {
         }
         Errno::ENODEV => "nobody schedules this GPU (a MIG instance is none)",
         Errno::EPERM => "this process is not the tenant that the device was opened by",
+        Errno::EINTR => "signals came again and again",
         Errno::ENOENT => "it has ended, or is none of this process",
         _ => "lithos.ko refuses",
     };

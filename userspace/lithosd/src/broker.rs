@@ -501,6 +501,7 @@ impl Broker {
             .filter_map(|channel| channel.waits_until);
         let dues = waits
             .chain(self.next_poll)
+            .chain(self.hearts.next_turn())
             .chain(self.scheduler.next_deadline());
         dues.min()
     }

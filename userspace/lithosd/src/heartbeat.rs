@@ -24,6 +24,8 @@ const BEAT: Duration = Duration::from_millis(10);
 
 /// For how long the main loop may be busy with one thing, such as a file on a slow disk.
 const HANGS: Nanos = Nanos::from_secs(1);
+/// How long it waits for something to do at most, so that one that waits is not one that hangs.
+const ROUND: Nanos = Nanos(HANGS.0 / 4);
 
 /// All hearts.
 #[derive(Debug, Default)]
@@ -69,6 +71,14 @@ impl Hearts {
     /// Says that the main loop goes round.
     pub(crate) fn turned(&self, now: Nanos) {
         self.0.turned_ns.store(now.0, Ordering::Relaxed);
+    }
+
+    /// Returns when the main loop has to go round, although it may have nothing to do.
+    pub(crate) fn next_turn(&self) -> Option<Nanos> {
+        let turned = Nanos(self.0.turned_ns.load(Ordering::Relaxed));
+        let hearts = self.0.lock();
+        let beats = !hearts.pages.is_empty() || hearts.kernel.is_some();
+        beats.then(|| turned.after(ROUND))
     }
 
     /// Starts the thread.
