@@ -39,6 +39,8 @@ struct Counts {
     by_number: BTreeMap<u64, u64>,
     /// The same of the first thread alone.
     first_thread_by_number: BTreeMap<u64, u64>,
+    /// The ioctls, by the path of the file that they are for.
+    ioctls_by_file: BTreeMap<String, u64>,
 }
 
 fn main() -> ExitCode {
@@ -113,8 +115,12 @@ fn count(first: Pid) -> anyhow::Result<(Counts, WaitStatus)> {
                 continue;
             }
             WaitStatus::PtraceSyscall(_) => {
-                if let Some(number) = entered(pid) {
+                if let Some((number, arguments)) = entered(pid) {
                     counts.total += 1;
+                    if i64::try_from(number) == Ok(libc::SYS_ioctl) {
+                        let file = path(pid, arguments[0]);
+                        *counts.ioctls_by_file.entry(file).or_default() += 1;
+                    }
                     *counts.by_number.entry(number).or_default() += 1;
                     if pid == first {
                         counts.first_thread += 1;
@@ -136,8 +142,9 @@ fn count(first: Pid) -> anyhow::Result<(Counts, WaitStatus)> {
     }
 }
 
-/// The system call that a stopped thread has just entered; `None` where it is leaving one.
-fn entered(pid: Pid) -> Option<u64> {
+/// The system call that a stopped thread has just entered, and its arguments; `None` where it is leaving
+/// one.
+fn entered(pid: Pid) -> Option<(u64, [u64; 6])> {
     // PTRACE_SYSCALL_INFO_ENTRY.
     const ENTRY: u8 = 1;
     let info = ptrace::syscall_info(pid).ok()?;
@@ -145,5 +152,12 @@ fn entered(pid: Pid) -> Option<u64> {
         return None;
     }
     // SAFETY: an entry fills in this member.
-    Some(unsafe { info.u.entry.nr })
+    let entry = unsafe { info.u.entry };
+    Some((entry.nr, entry.args))
+}
+
+/// What a descriptor of a thread is open for; empty if it is no descriptor.
+fn path(pid: Pid, descriptor: u64) -> String {
+    let link = std::fs::read_link(format!("/proc/{pid}/fd/{descriptor}"));
+    link.map_or_else(|_| String::new(), |path| path.display().to_string())
 }
