@@ -6,6 +6,10 @@
 // Each process appends to FOLDER/<pid>, one line of JSON per allocation, free and duplication of an object
 // of the resource manager (RM), and per channel that it registers with the unified memory driver. Times are
 // CLOCK_MONOTONIC in nanoseconds. A program marks its own progress with ioctl(-1, CHANNELS_MARK, "text").
+// As CUDA_INJECTION64_PATH it also marks when the driver calls the library that it is told to load.
+//
+// CHANNELS_REFUSE=CLASSES, hexadecimal with commas between, 6f for all classes of channels: allocations of
+// these never reach the driver and are answered as lithos.ko answers strangers.
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -74,6 +78,36 @@ static void allocated(const char *how, const void *p, uint32_t status)
 	    word(p, 0), word(p, 4), word(p, 8), word(p, 12), status);
 }
 
+// "The requester does not have sufficient permissions".
+enum { NOT_PERMITTED = 0x1b };
+
+static int is_refused(uint32_t class)
+{
+	const char *next = getenv("CHANNELS_REFUSE");
+	char *end;
+
+	for (; next && *next; next = *end ? end + 1 : end) {
+		uint32_t wanted = strtoul(next, &end, 16);
+
+		if (end == next)
+			abort();
+		if (class == wanted || (wanted == 0x6f && (class & 0xff) == 0x6f))
+			return 1;
+	}
+	return 0;
+}
+
+// Answers an allocation itself, if it is to be refused.
+static int refuses(unsigned number, size_t size, void *p)
+{
+	const uint32_t status = NOT_PERMITTED;
+
+	if (number != RM_ALLOC || (size != 32 && size != 48) || !is_refused(word(p, 12)))
+		return 0;
+	memcpy((char *)p + (size == 32 ? 28 : 40), &status, sizeof(status));
+	return 1;
+}
+
 static void seen(unsigned number, size_t size, const void *p)
 {
 	if (number == RM_ALLOC && size == 32)
@@ -92,13 +126,21 @@ static void seen(unsigned number, size_t size, const void *p)
 		    word(p, 0), word(p, 8), word(p, 12), word(p, 16), word(p, 24));
 }
 
+int ioctl(int fd, unsigned long request, ...);
+
+int InitializeInjection(void)
+{
+	ioctl(-1, CHANNELS_MARK, "injected");
+	return 1;
+}
+
 int ioctl(int fd, unsigned long request, ...)
 {
 	static int (*next)(int, unsigned long, void *);
 	unsigned type = request >> 8 & 0xff, number = request & 0xff;
 	size_t size = request >> 16 & 0x3fff;
 	va_list arguments;
-	void *p;
+	void *p, *inner;
 	int result, error;
 
 	va_start(arguments, request);
@@ -110,15 +152,20 @@ int ioctl(int fd, unsigned long request, ...)
 	}
 	if (!next)
 		next = dlsym(RTLD_NEXT, "ioctl");
+	inner = p;
+	if (type == 'F' && number == XFER && p) {
+		number = word(p, 0);
+		size = word(p, 4);
+		memcpy(&inner, (char *)p + 8, sizeof(inner));
+	}
+	if (type == 'F' && inner && refuses(number, size, inner)) {
+		seen(number, size, inner);
+		return 0;
+	}
 	result = next(fd, request, p);
 	error = errno;
-	if (type == 'F' && number == XFER && p) {
-		void *inner;
-
-		memcpy(&inner, (char *)p + 8, sizeof(inner));
-		seen(word(p, 0), word(p, 4), inner);
-	} else if (type == 'F' && p) {
-		seen(number, size, p);
+	if (type == 'F' && inner) {
+		seen(number, size, inner);
 	} else if (request == UVM_REGISTER_CHANNEL && p) {
 		char link[64], path[64];
 		ssize_t length;

@@ -30,6 +30,38 @@ torch.cuda.synchronize()
 mark(b'exit')
 """
 
+    # Ends with the results of cuInit and of the making of a context.
+    FIRST_STEPS = """
+import ctypes, json
+cuda, context = ctypes.CDLL('libcuda.so.1'), ctypes.c_void_p()
+mark = lambda text: ctypes.CDLL(None).ioctl(-1, ctypes.c_ulong(0x4c4f4721), text)
+mark(b'cuInit'); said = [cuda.cuInit(0)]
+if said == [0]:
+    mark(b'context'); said.append(cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0))
+print(json.dumps(said))
+"""
+
+    def part_refused(self):
+        """What a program sees whose channels are refused, and when the driver loads an injected library."""
+        library = self.arguments.programs + "/channels.so"
+        for what, classes, expected in (("nothing", "", [0, 0]), ("doorbells", "c361,c461,c561,c661", [100]),
+                                        ("groups of channels", "a06c", [0, 800]), ("channels", "6f", [0, 800])):
+            folder = tempfile.mkdtemp(dir=self.folder)
+            env = dict(os.environ, LD_PRELOAD=library, CHANNELS_LOG=folder, CUDA_INJECTION64_PATH=library,
+                       CHANNELS_REFUSE=classes)
+            done = subprocess.run([sys.executable, "-c", self.FIRST_STEPS], env=env, capture_output=True,
+                                  text=True, timeout=60)
+            said = json.loads(done.stdout.split("\n")[-2])
+            (this,) = summary(folder)["processes"]
+            print(f"refused: {what}; cuInit and context: {said}; {json.dumps(this['stages'])}")
+            if what == "nothing":
+                before = sum(this["stages"].get("cuInit", {}).values())
+                self.figure("allocations of doorbells, groups and channels before the driver calls an injected "
+                            "library", before, "allocations", "0", before == 0)
+            step = "cuInit" if len(expected) == 1 else "the making of a context"
+            self.figure(f"result of {step} where {what} {'is' if what == 'nothing' else 'are'} refused", said[-1],
+                        "CUresult", str(expected[-1]), said == expected)
+
     def part_channels(self):
         report = {"device": self.device, "driver": self.driver, "kernel": os.uname().release, "symbols": {}}
         with open("/proc/kallsyms") as symbols:

@@ -5,7 +5,7 @@
     measure.py PART... [--programs FOLDER] [--out FOLDER] [--seconds S] [--repeat N]
     measure.py results TOPIC FILE...       figures of several runs, the later of two of a name, as results/
 
-Parts: channels, death, exits, before, watch, hundred, terminate, blocked, many, reuse, waiting. Each prints
+Parts: channels, refused, death, exits, before, watch, hundred, terminate, blocked, many, reuse, waiting. Each prints
 a table and writes figures to FOLDER/PART.json; each row ends by itself. Needs what `tests/hardware/run build`
 built, an H100 or H200 that nobody else uses, and the programs of MPS, which it starts with directories of its
 own.
