@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! How much memory the kernel has in use, to see whether any was lost.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
-/// KiB of things that the kernel keeps for itself.
-#[derive(Clone, Copy, Debug)]
-pub struct Memory {
-    slab: u64,
-    free: u64,
-    shmem: u64,
-}
+/// `/proc/meminfo`, in KiB.
+#[derive(Clone, Debug)]
+pub struct Memory(BTreeMap<String, u64>);
 
-/// What may differ: lists that a processor keeps of its own, pages of page tables, buffers of the log.
+/// What may differ: lists that a processor keeps of its own, buffers of the log.
 const SLAB_TOLERANCE_KIB: u64 = 2048;
-const FREE_TOLERANCE_KIB: u64 = 8192;
+const USED_TOLERANCE_KIB: u64 = 8192;
+/// Less than this coming back is no more.
+const SETTLED_KIB: u64 = 256;
+const ROUNDS_MAX: usize = 20;
 
 impl Memory {
     /// Looks after everything that can be given back has been: what is freed a moment later, and caches.
@@ -23,29 +23,41 @@ impl Memory {
     ///
     /// If the kernel does not say.
     pub fn settled() -> Self {
-        // Grace periods, and work that files and address spaces leave behind.
-        for _ in 0..5 {
+        let mut last = Self::swept();
+        // Grace periods, and work that files and address spaces leave behind: until no more comes back.
+        for _ in 0..ROUNDS_MAX {
+            let next = Self::swept();
+            if next.used() + SETTLED_KIB > last.used() {
+                return next;
+            }
+            last = next;
+        }
+        last
+    }
+
+    fn swept() -> Self {
+        for _ in 0..3 {
             std::thread::sleep(Duration::from_secs(2));
             fs::write("/proc/sys/vm/drop_caches", "3").expect("drop_caches");
             // It takes back what processors keep of their own.
             fs::write("/proc/sys/vm/compact_memory", "1").expect("compact_memory");
         }
         let text = fs::read_to_string("/proc/meminfo").expect("meminfo");
-        let kib = |name| {
-            let line = text
-                .lines()
-                .find_map(|line| line.strip_prefix(name))
-                .expect(name);
-            line.trim()
-                .trim_end_matches(" kB")
-                .parse()
-                .expect("a number")
+        let line = |line: &str| {
+            let (name, value) = line.split_once(':')?;
+            let value = value.trim().strip_suffix(" kB")?.parse().ok()?;
+            Some((name.to_owned(), value))
         };
-        Self {
-            slab: kib("SUnreclaim:"),
-            free: kib("MemFree:"),
-            shmem: kib("Shmem:"),
-        }
+        Self(text.lines().filter_map(line).collect())
+    }
+
+    fn kib(&self, name: &str) -> u64 {
+        self.0.get(name).copied().expect(name)
+    }
+
+    /// What is in use and is not some process's own.
+    fn used(&self) -> u64 {
+        self.kib("MemTotal") - self.kib("MemFree") - self.kib("AnonPages") - self.kib("PageTables")
     }
 
     /// Compares.
@@ -54,15 +66,21 @@ impl Memory {
     ///
     /// If memory was lost.
     pub fn assert_as(&self, before: &Self) {
-        println!("{before:?} -> {self:?}");
+        for (name, now) in &self.0 {
+            let was = before.kib(name);
+            if was != *now {
+                println!("{name}: {was} -> {now} KiB");
+            }
+        }
+        let slab = |memory: &Self| memory.kib("SUnreclaim");
         assert!(
-            self.slab <= before.slab + SLAB_TOLERANCE_KIB,
+            slab(self) <= slab(before) + SLAB_TOLERANCE_KIB,
             "objects were lost"
         );
         assert!(
-            self.free + FREE_TOLERANCE_KIB >= before.free,
+            self.used() <= before.used() + USED_TOLERANCE_KIB,
             "pages were lost"
         );
-        assert!(self.shmem <= before.shmem, "shmem was lost");
+        assert!(self.kib("Shmem") <= before.kib("Shmem"), "shmem was lost");
     }
 }
