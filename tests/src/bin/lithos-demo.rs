@@ -7,9 +7,11 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, ensure};
 use clap::{Parser, ValueEnum};
+use lithos_device::kernel::DEFAULT_DEVICE;
 use lithos_tests::plot::{self, Series};
 use lithos_tests::testbed::{Hardware, Programs, Testbed};
 use lithos_tests::workload::{self, Be, Lc, Pace, Pair};
+use serde_json::Value;
 
 /// Runs an LC and a BE program alone, together, and together in partitions; prints a table and draws
 /// the latencies.
@@ -21,9 +23,16 @@ struct Cli {
     /// How long each case takes.
     #[arg(long, default_value_t = 4.0)]
     seconds: f64,
-    /// Where the plot goes.
-    #[arg(long, default_value = "demo.svg")]
-    svg: PathBuf,
+    /// Clock of a simulated GPU [default: one that an ordinary machine can follow].
+    #[arg(long)]
+    clock_mhz: Option<f64>,
+    /// Where the plot goes [default: nowhere].
+    #[arg(long)]
+    svg: Option<PathBuf>,
+    /// Which broker lithosd uses, as its configuration says it. All but `embedded` needs the machine for
+    /// itself.
+    #[arg(long, default_value = "embedded")]
+    broker: String,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -52,26 +61,29 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> anyhow::Result<()> {
     let hardware = match cli.gpu {
         GpuKind::Real => Hardware::Real,
-        GpuKind::Simulated => Hardware::Simulated(workload::simulation()),
+        GpuKind::Simulated => {
+            let mut simulation = workload::simulation();
+            simulation.clock_mhz = cli.clock_mhz.unwrap_or(simulation.clock_mhz);
+            Hardware::Simulated(simulation)
+        }
     };
     let mut testbed = Testbed::new(Programs::beside_this()?, &hardware)?;
     let pair = Pair::for_hardware(&hardware, &testbed)?;
+    testbed.set_broker(&cli.broker);
     println!("Starting lithosd in {}", testbed.folder().display());
     testbed.start_daemon("")?;
-    let gpu = &testbed.status()?["gpus"][0];
+    let status = testbed.status()?;
+    println!("{}", broker(&status));
+    let gpu = &status["gpus"][0];
     let name = gpu["name"].as_str().unwrap_or("a GPU").to_owned();
     let tpcs = gpu["tpcs"].as_array().map_or(0, Vec::len);
     println!("On {name}, {tpcs} TPCs, {} SMs", 2 * tpcs);
 
     let cases = measure(&testbed, &pair, cli, tpcs)?;
     print_table(&cases);
-    let series: Vec<Series> = cases.iter().filter_map(series_of).collect();
-    if let Some(folder) = cli.svg.parent() {
-        std::fs::create_dir_all(folder)?;
+    if let Some(svg) = &cli.svg {
+        draw(svg, &name, &cases)?;
     }
-    let title = format!("Latency of requests beside a program that computes, {name}");
-    plot::draw(&cli.svg, &title, "us", &series)?;
-    println!("The plot is {}", absolute(&cli.svg).display());
 
     testbed.stop_mps()?;
     testbed.stop_daemon()?;
@@ -82,6 +94,26 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
             simulator.stderr
         );
     }
+    Ok(())
+}
+
+/// Who hands out channels, as the daemon says it.
+fn broker(status: &Value) -> String {
+    match status["daemon"]["broker"].as_str() {
+        Some("kernel") => format!("Its broker is the kernel's: lithos.ko, by {DEFAULT_DEVICE}"),
+        Some(other) => format!("Its broker is its own ({other})"),
+        None => "It does not say which broker it uses".to_owned(),
+    }
+}
+
+fn draw(svg: &Path, gpu: &str, cases: &[Case]) -> anyhow::Result<()> {
+    let series: Vec<Series> = cases.iter().filter_map(series_of).collect();
+    if let Some(folder) = svg.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let title = format!("Latency of requests beside a program that computes, {gpu}");
+    plot::draw(svg, &title, "us", &series)?;
+    println!("The plot is {}", absolute(svg).display());
     Ok(())
 }
 

@@ -9,6 +9,7 @@
 //! | `tests` | every program in `/tests`: tests of the usual harness, one at a time |
 //! | `tests PROGRAM [FILTER]...` | one of them, and of it the tests with names like that |
 //! | `run PROGRAM [ARGUMENT]...` | that program |
+//! | `over-lithos PROGRAM [ARGUMENT]...` | that program, while lithos.ko is inserted |
 //!
 //! All output goes to the console. The last line is for `scripts/lib/vm`: `vm-init: N passed, N failed`.
 //! A program that does not end before `LITHOS_VM_SECONDS` are over is told on by the kernel, killed, and
@@ -24,6 +25,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use lithos_vm::Module;
 use lithos_vm::log::{Log, is_report, taints};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
@@ -90,6 +92,15 @@ fn run(tally: &mut Tally) -> Result<()> {
             let mut command = Command::new(program);
             command.args(arguments);
             tally.count(program, wait(command, deadline, |_| ())?);
+        }
+        ["over-lithos", program, ref arguments @ ..] => {
+            let module = Module::lithos("");
+            println!("lithos.ko is inserted");
+            let mut command = Command::new(program);
+            command.args(arguments);
+            tally.count(program, wait(command, deadline, |_| ())?);
+            drop(module);
+            println!("lithos.ko is removed");
         }
         _ => anyhow::bail!("arguments {arguments:?}"),
     }
