@@ -5,7 +5,7 @@ use kernel::{
     new_condvar, new_mutex,
     prelude::*,
     sync::{CondVar, CondVarTimeoutResult, Mutex},
-    time::{msecs_to_jiffies, Jiffies},
+    time::{Jiffies, msecs_to_jiffies},
 };
 
 use crate::abi::*;

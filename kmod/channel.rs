@@ -15,11 +15,11 @@ use core::mem::offset_of;
 use kernel::{
     prelude::*,
     sync::{
-        atomic::{ordering, Atomic},
-        barrier::smp_mb,
         Arc,
+        atomic::{Atomic, ordering},
+        barrier::smp_mb,
     },
-    time::{delay::fsleep, Delta},
+    time::{Delta, delay::fsleep},
 };
 
 use crate::{
@@ -27,7 +27,7 @@ use crate::{
     account::Account,
     answer::Awaited,
     charge::Charge,
-    geometry::{is_running, Geometry},
+    geometry::{Geometry, is_running},
     pages::Pages,
     scheduler::now_ns,
     tenant::Tenant,

@@ -16,7 +16,7 @@ use kernel::{
     prelude::*,
     seq_file::SeqFile,
     seq_print,
-    sync::{poll::PollTable, Arc, Mutex},
+    sync::{Arc, Mutex, poll::PollTable},
     transmute::{AsBytes, FromBytes},
     types::{ForeignOwnable, Opaque},
     uaccess::{UserPtr, UserSlice},
@@ -27,10 +27,10 @@ use crate::{
     account::Account,
     admission,
     charge::Charge,
-    geometry::{mapped_at, Geometry},
+    geometry::{Geometry, mapped_at},
     mapping, registry,
     scheduler::Scheduler,
-    tenant::{current_identity, Tenant, Watching},
+    tenant::{Tenant, Watching, current_identity},
     watchdog,
 };
 

@@ -22,7 +22,7 @@ pub(crate) fn set(nth: u32) {
 
 #[cfg(lithos_debug)]
 mod injected {
-    use kernel::sync::atomic::{ordering, Atomic};
+    use kernel::sync::atomic::{Atomic, ordering};
 
     pub(super) static LEFT: Atomic<i32> = Atomic::new(0);
 

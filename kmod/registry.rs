@@ -7,8 +7,8 @@
 use kernel::{
     prelude::*,
     sync::{
-        atomic::ordering::{Full, Release},
         Arc,
+        atomic::ordering::{Full, Release},
     },
 };
 
@@ -18,7 +18,7 @@ use crate::{
     channel::Channel,
     charge::Charge,
     geometry::Geometry,
-    scheduler::{now_ns, Scheduler},
+    scheduler::{Scheduler, now_ns},
     table::{Place, Table},
     tenant::Tenant,
 };

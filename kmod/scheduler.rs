@@ -16,9 +16,9 @@ use kernel::{
     new_mutex, new_poll_condvar, new_spinlock,
     prelude::*,
     sync::{
-        atomic::{ordering, Atomic},
-        poll::PollCondVar,
         Arc, Mutex, SpinLock,
+        atomic::{Atomic, ordering},
+        poll::PollCondVar,
     },
 };
 

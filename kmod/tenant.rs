@@ -13,11 +13,11 @@ use kernel::{
     error::to_result,
     prelude::*,
     sync::{
-        atomic::{ordering, Atomic},
         Arc,
+        atomic::{Atomic, ordering},
     },
     task::Task,
-    time::{delay::fsleep, Delta},
+    time::{Delta, delay::fsleep},
 };
 
 use crate::{abi::*, answer::Awaited, charge::Charge, registry};
