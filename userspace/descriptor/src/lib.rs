@@ -13,10 +13,12 @@ pub mod hook;
 pub mod hopper;
 pub mod layout;
 pub mod mask;
+pub mod plan;
 mod tables;
 pub mod template;
 
 pub use field::Field;
 pub use layout::{Layout, Version};
 pub use mask::TpcMask;
+pub use plan::{Plan, Span};
 pub use template::Template;
