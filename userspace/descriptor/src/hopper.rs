@@ -8,6 +8,8 @@
 //!
 //! - `read.rs`: what a launch will do.
 //! - `edit.rs`: the edits on the launch path, a few word stores each.
+//! - `split.rs`, `chain.rs`, `gate.rs`: which launches are split into atoms, and how.
+//! - `place.rs`: memory that the GPU reads descriptors from and writes stamps to.
 //! - `build.rs`: writing a descriptor from nothing.
 //! - `proof.rs`: what is proven of the edits on a GPU before they are used there.
 
@@ -17,17 +19,25 @@ use crate::field::{Field, TooWide};
 use crate::layout::{V04_00, Version};
 
 mod build;
+mod chain;
 mod edit;
 pub mod fields;
+mod gate;
+mod place;
 mod proof;
 mod read;
 mod slots;
+mod split;
 
 pub use build::ShapeError;
+pub use chain::{Chain, Link};
 pub use edit::{Restricted, StampError, StampSlot};
+pub use gate::{GATE_WORD, Gate, GateState};
+pub use place::{Place, PlaceError, Stamp};
 pub use proof::{edits, stray_bit};
 pub use read::{ConstantBuffer, Kind};
 pub use slots::{Action, Dependent, Reduction, ReductionOp, Release, ReleaseSize};
+pub use split::{SplitError, Splittable};
 
 /// The number of 32-bit words of a descriptor: 384 bytes.
 pub const WORDS: usize = V04_00.words();

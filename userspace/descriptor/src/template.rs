@@ -49,13 +49,22 @@ impl<const N: usize> Template<N> {
     /// If a value does not fit into its field or more than `N` words are touched: both are
     /// compile errors where the template is a constant.
     pub const fn new(edits: &[(Field, u64)]) -> Self {
-        let mut template = Self::EMPTY;
+        Self::EMPTY.with_each(edits)
+    }
+
+    /// This template and some edits more.
+    ///
+    /// # Panics
+    ///
+    /// As [`Template::new`].
+    #[must_use]
+    pub const fn with_each(mut self, edits: &[(Field, u64)]) -> Self {
         let mut index = 0;
         while index < edits.len() {
-            template = template.with(edits[index].0, edits[index].1);
+            self = self.with(edits[index].0, edits[index].1);
             index += 1;
         }
-        template
+        self
     }
 
     /// This template and one edit more.

@@ -1,43 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Descriptors that the driver built (580.159.04, CUDA 13.0, H100 80GB HBM3), recorded in the
-//! callback just before the upload, are read as the launches that they were.
-//!
-//! `h100.txt`: a line with a name, then indented lines with the words that are not zero, as
-//! `index:value` with a decimal index and a hexadecimal value.
+//! Recorded descriptors (`recorded/mod.rs`) are read as the launches that they were.
 
-use std::collections::BTreeMap;
+mod recorded;
 
 use lithos_descriptor::hopper::{
-    Action, Descriptor, Kind, ReleaseSize, Restricted, StampSlot, WORDS, Words, fields,
+    Action, Descriptor, Kind, ReleaseSize, Restricted, StampSlot, WORDS, fields,
 };
 use lithos_descriptor::layout::V04_00;
 use lithos_descriptor::{Layout, TpcMask, Version};
-
-/// The launches by name.
-fn launches() -> BTreeMap<&'static str, Descriptor<Words>> {
-    let mut launches: BTreeMap<&str, Words> = BTreeMap::new();
-    let mut name = "";
-    for line in include_str!("h100.txt").lines() {
-        if !line.starts_with(' ') {
-            name = line;
-            launches.insert(name, [0; WORDS]);
-            continue;
-        }
-        let words = launches.get_mut(name).unwrap();
-        for item in line.split_whitespace() {
-            let (index, value) = item.split_once(':').unwrap();
-            words[index.parse::<usize>().unwrap()] = u32::from_str_radix(value, 16).unwrap();
-        }
-    }
-    launches
-        .into_iter()
-        .map(|(name, words)| (name, Descriptor::new(words).unwrap()))
-        .collect()
-}
-
-fn launch(name: &str) -> Descriptor<Words> {
-    launches()[name]
-}
+use recorded::{launch, launches};
 
 #[test]
 fn every_recorded_launch_is_of_the_verified_version_without_unknown_bits() {

@@ -9,6 +9,7 @@ use core::borrow::BorrowMut;
 use super::fields::*;
 use super::read::FIRST_MASK_WORD;
 use super::{Descriptor, Words};
+use crate::field::Field;
 use crate::mask::TpcMask;
 use crate::template::Template;
 
@@ -61,10 +62,9 @@ impl<W: BorrowMut<Words>> Descriptor<W> {
     #[inline]
     pub fn restrict(&mut self, allowed: TpcMask, present: TpcMask) -> Restricted {
         let before = self.allowed();
-        let after = before & allowed;
-        if (after & present).is_empty() {
+        let Some(after) = restricted(before, allowed, present) else {
             return Restricted::Unchanged(before & present);
-        }
+        };
         let [a, b, c, d] = after.disable_words();
         RESTRICT.apply_with(self.words_mut(), [0, a, b, c, d]);
         Restricted::To(after & present)
@@ -110,10 +110,23 @@ const RESTRICT: Template<5> = {
     template
 };
 
+/// What remains of `before` if only `allowed` may be used; `None` if no TPC that is `present` does.
+#[inline(always)]
+pub(super) fn restricted(before: TpcMask, allowed: TpcMask, present: TpcMask) -> Option<TpcMask> {
+    let after = before & allowed;
+    (!(after & present).is_empty()).then_some(after)
+}
+
+const fn stamp_template(slot: u16) -> Template<5> {
+    let template = Template::new(&stamp_edits(slot));
+    assert!(template.edits().len() == 5);
+    template
+}
+
 /// A four-word release and nothing else, its address and payload to be OR-ed in. What the header
 /// calls `RESERVED_INFO` stays as the driver left it.
-const fn stamp_template(slot: u16) -> Template<5> {
-    let template = Template::new(&[
+pub(super) const fn stamp_edits(slot: u16) -> [(Field, u64); 10] {
+    [
         (RELEASE_ENABLE.at(slot), 1),
         (RELEASE_STRUCTURE_SIZE.at(slot), 0),
         (RELEASE_MEMBAR_TYPE.at(slot), 0),
@@ -124,9 +137,7 @@ const fn stamp_template(slot: u16) -> Template<5> {
         (RELEASE_PAYLOAD64B.at(slot), 0),
         (RELEASE_SEMAPHORE_ADDR.at(slot), 0),
         (RELEASE_SEMAPHORE_PAYLOAD.at(slot), 0),
-    ]);
-    assert!(template.edits().len() == 5);
-    template
+    ]
 }
 
 /// The lower half.

@@ -114,7 +114,7 @@ impl Action {
 }
 
 /// The address of a dependent is stored in units of so many bits.
-const POINTER_SHIFT: u32 = 8;
+pub(super) const POINTER_SHIFT: u32 = 8;
 
 impl<W: Borrow<Words>> Descriptor<W> {
     /// Release semaphore `slot`, if it is enabled.

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! A gate: what stands before every atom of a chain but the first, and lets it pass or not.
+//!
+//! A gate is two descriptors that run nothing (NULL), the gate itself and its *bounce*. One word
+//! of the gate decides what the hardware's scheduler does when it has come there:
+//!
+//! ```text
+//!   open     gate ------> atom            goes on
+//!   shut     gate <-----> bounce          goes round, using no SM, and stamps that it waits
+//!   halted   gate                         the chain ends here, for ever
+//! ```
+//!
+//! Each state is one constant, the same for every gate, and one plain 32-bit store makes it so,
+//! whoever maps the memory. That is why gates have a region of their own in the arena: a store that
+//! comes late still meets a gate. Two stores would not do: between "not the atom" and "the bounce"
+//! lies "halted".
+
+use core::sync::atomic::Ordering;
+
+use super::fields::*;
+use super::place::{Place, Stamp};
+use crate::template::Template;
+
+/// The word of a gate's descriptor that decides: bytes 44 to 47.
+pub const GATE_WORD: usize = DEPENDENT_QMD_ENABLE.at(0).lo() as usize / 32;
+
+/// What a gate does with the chain that has come to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum GateState {
+    /// The atom runs.
+    Open,
+    /// The chain goes round until the gate is open.
+    Shut,
+    /// The chain ends. Opening the gate afterwards does not bring it back.
+    Halted,
+}
+
+impl GateState {
+    /// The value of the gate's word.
+    #[inline]
+    pub const fn word(self) -> u32 {
+        const OPEN: u32 = word(false, true);
+        const SHUT: u32 = word(true, false);
+        const HALTED: u32 = word(false, false);
+        match self {
+            GateState::Open => OPEN,
+            GateState::Shut => SHUT,
+            GateState::Halted => HALTED,
+        }
+    }
+
+    /// The state that a gate's word stands for; `None` if nobody of ours wrote it.
+    pub const fn from_word(word: u32) -> Option<Self> {
+        let mut index = 0;
+        let all = [GateState::Open, GateState::Shut, GateState::Halted];
+        while index < all.len() {
+            if all[index].word() == word {
+                return Some(all[index]);
+            }
+            index += 1;
+        }
+        None
+    }
+}
+
+/// The word with the bounce or the atom enabled. Who goes round stamps it, by release semaphore 2.
+const fn word(bounces: bool, passes: bool) -> u32 {
+    let template: Template<1> = Template::new(&[
+        (RELEASE_ENABLE.at(2), bounces as u64),
+        (DEPENDENT_QMD_ENABLE.at(0), bounces as u64),
+        (
+            DEPENDENT_QMD_ACTION.at(0),
+            super::Action::Schedule.bits() as u64,
+        ),
+        (DEPENDENT_QMD_ENABLE.at(1), passes as u64),
+        (
+            DEPENDENT_QMD_ACTION.at(1),
+            super::Action::Schedule.bits() as u64,
+        ),
+    ]);
+    template.edits()[0].value
+}
+
+/// A gate in memory that the GPU reads.
+#[derive(Clone, Copy, Debug)]
+pub struct Gate<'a> {
+    /// The descriptor with the word.
+    pub descriptor: Place<'a>,
+    /// The descriptor that sends the chain back.
+    pub bounce: Place<'a>,
+    /// What the GPU writes each time it has come by and found the gate shut.
+    pub waiting: Stamp,
+}
+
+impl Gate<'_> {
+    /// Opens, shuts or halts the gate, with one store (release).
+    #[inline]
+    pub fn set(&self, state: GateState) {
+        self.descriptor
+            .word(GATE_WORD)
+            .store(state.word(), Ordering::Release);
+    }
+
+    /// What the gate's word says now (acquire).
+    #[inline]
+    pub fn state(&self) -> Option<GateState> {
+        GateState::from_word(self.descriptor.word(GATE_WORD).load(Ordering::Acquire))
+    }
+}

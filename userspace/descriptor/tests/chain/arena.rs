@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Memory for one chain, as a test has it.
+
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+
+use lithos_descriptor::TpcMask;
+use lithos_descriptor::hopper::{Chain, Gate, GateState, Link, Place, Stamp, WORDS, Words};
+
+/// Where the GPU sees the arena.
+pub(crate) const BASE: u64 = 0x4_0020_0000;
+/// Bytes from one place to the next.
+const STEP: u16 = 512;
+/// What stamps of a chain say.
+pub(crate) const NUMBER: u32 = 0x1234_5678;
+
+/// Places for one chain of up to so many atoms, laid out as in `tests/hardware/chains.h`: the tail,
+/// then gate, bounce and atom in turn; and behind them the stamps.
+pub(crate) struct Arena {
+    words: Vec<AtomicU32>,
+    atoms: u16,
+}
+
+impl Arena {
+    /// Zeros.
+    pub(crate) fn new(atoms: u16) -> Self {
+        let words = (1 + 3 * usize::from(atoms)) * usize::from(STEP / 4);
+        Arena {
+            words: (0..words).map(|_| AtomicU32::new(0)).collect(),
+            atoms,
+        }
+    }
+
+    /// Where a place lies.
+    pub(crate) fn address(place: u16) -> u64 {
+        BASE + u64::from(place) * u64::from(STEP)
+    }
+
+    fn place(&self, place: u16) -> Place<'_> {
+        let address = Self::address(place);
+        Place::new(self.at(address).expect("a place"), address).expect("an address")
+    }
+
+    /// The words of a descriptor at this address, if that is in the arena.
+    pub(crate) fn at(&self, address: u64) -> Option<&[AtomicU32; WORDS]> {
+        let from = usize::try_from(address.checked_sub(BASE)?).ok()? / 4;
+        self.words.get(from..from + WORDS)?.try_into().ok()
+    }
+
+    /// What lies in a place.
+    pub(crate) fn words(&self, place: u16) -> Words {
+        let words = self.at(Self::address(place)).expect("a place");
+        core::array::from_fn(|index| words[index].load(SeqCst))
+    }
+
+    /// Where stamp `index` lies: 0 is the chain's, then those of the atoms, those of the gates.
+    pub(crate) fn stamp_address(&self, index: u16) -> u64 {
+        Self::address(1 + 3 * self.atoms) + u64::from(index) * 16
+    }
+
+    fn stamp(&self, index: u16) -> Stamp {
+        Stamp::new(self.stamp_address(index), NUMBER).expect("an address")
+    }
+
+    /// What a chain in these places has once.
+    pub(crate) fn chain(&self, gates: GateState, stamped: bool) -> Chain<'_> {
+        Chain {
+            tail: self.place(0),
+            done: self.stamp(0),
+            stamp: stamped.then(|| self.stamp(1)),
+            gates,
+            present: TpcMask::ALL,
+        }
+    }
+
+    /// The links of a chain of so many atoms.
+    pub(crate) fn links(&self, atoms: u16, stamped: bool) -> Vec<Link<'_>> {
+        let link = |atom| Link {
+            gate: self.gate(atom),
+            atom: self.place(3 * atom),
+            stamp: stamped.then(|| self.stamp(1 + atom)),
+            allowed: None,
+        };
+        (1..atoms).map(link).collect()
+    }
+
+    /// The gate before an atom.
+    pub(crate) fn gate(&self, atom: u16) -> Gate<'_> {
+        Gate {
+            descriptor: self.place(3 * atom - 2),
+            bounce: self.place(3 * atom - 1),
+            waiting: self.stamp(1 + self.atoms + atom),
+        }
+    }
+}
