@@ -3,12 +3,16 @@
 //!
 //! The GPU that lithosd schedules is simulated; the channels are those of the stand-in for NVIDIA's driver.
 
-use std::path::Path;
+use std::fs;
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use lithos_tests::testbed::{Hardware, Process, Programs, Simulation, Testbed};
-use lithos_vm::Module;
 use lithos_vm::nvidia::Variant;
+use lithos_vm::process::NOBODY;
+use lithos_vm::{Module, wait_until};
 use serde_json::{Value, json};
 
 const PROGRAMS: &str = "/lithos";
@@ -113,6 +117,44 @@ fn a_program_that_may_run_unmanaged_is_admitted_with_all_that_it_starts_and_a_st
     assert!(!gets_one(&mut stranger, "self"));
     assert!(!gets_one(&mut stranger, "child"));
     assert_eq!(cgroup(&stranger), "0::/\n");
+}
+
+/// A cgroup of a user's, for as long as it is there.
+struct Users(PathBuf);
+
+impl Users {
+    fn new(path: &str) -> Self {
+        let path = Path::new("/sys/fs/cgroup").join(path);
+        fs::create_dir(&path).expect("a cgroup");
+        for owned in [path.clone(), path.join("cgroup.procs")] {
+            chown(owned, Some(NOBODY), Some(NOBODY)).expect("an owner");
+        }
+        Self(path)
+    }
+}
+
+impl Drop for Users {
+    fn drop(&mut self) {
+        wait_until("the cgroup is empty", || fs::remove_dir(&self.0).is_ok());
+    }
+}
+
+#[test]
+fn a_cgroup_whose_members_a_user_chooses_is_not_admitted() {
+    let theirs = Users::new("theirs");
+    let chosen = Users::new("theirs/lithos");
+    let bed = Bed::new("", &configuration("enforce"));
+    let mut command = bed
+        .bed
+        .lithos(&["run", "--partition", "free", "--", GPU_USER]);
+    let members = theirs.0.join("cgroup.procs");
+    // SAFETY: it writes to a file; nobody else runs in the child, and nothing is locked that this takes.
+    unsafe { command.pre_exec(move || fs::write(&members, "0")) };
+    let mut program = Process::start("gpu-user", &mut command).expect("a program");
+    assert!(gets_one(&mut program, "self"));
+    assert!(!gets_one(&mut program, "child"));
+    drop(program);
+    drop((chosen, theirs, bed));
 }
 
 #[test]

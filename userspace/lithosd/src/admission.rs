@@ -11,8 +11,8 @@
 //! ```
 //!
 //! The cgroup is a new one below that in which the process is, so that whatever limits it had, it has. Where
-//! none can be made (no cgroups of version 2, or folders that are not root's) the process alone is
-//! admitted.
+//! none can be made (no cgroups of version 2), or the one that is there is not the daemon's own, the process
+//! alone is admitted.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -25,6 +25,7 @@ use lithos_abi::bindings::*;
 use lithos_device::admission::{Admission as Device, GpuUser};
 use lithos_device::kernel::DEFAULT_DEVICE;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+use nix::unistd::geteuid;
 
 use crate::config::{AdmissionMode, Config};
 use crate::control::{Failure, FailureKind};
@@ -107,8 +108,7 @@ impl Admission {
     /// The same, whether or not they are everybody's now.
     pub(crate) fn admit(&mut self, pid: i32) -> io::Result<()> {
         self.made.retain(|folder| fs::remove_dir(folder).is_err());
-        let entered = enter_cgroup(pid).and_then(|folder| {
-            let id = fs::metadata(&folder)?.ino();
+        let entered = enter_cgroup(pid).and_then(|(folder, id)| {
             self.device.admit_cgroup(id)?;
             Ok(folder)
         });
@@ -190,8 +190,8 @@ pub fn admit_this_process() -> io::Result<()> {
     }
 }
 
-/// Moves a process into [`CGROUP`] below the cgroup in which it is, and returns its folder.
-fn enter_cgroup(pid: i32) -> io::Result<PathBuf> {
+/// Moves a process into [`CGROUP`] below the cgroup in which it is, and returns its folder and its id.
+fn enter_cgroup(pid: i32) -> io::Result<(PathBuf, u64)> {
     let is_version_2 =
         |mount: &str| statfs(mount).is_ok_and(|stat| stat.filesystem_type() == CGROUP2_SUPER_MAGIC);
     let mount = CGROUP_MOUNTS.into_iter().find(|mount| is_version_2(mount));
@@ -203,8 +203,14 @@ fn enter_cgroup(pid: i32) -> io::Result<PathBuf> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
+    let found = fs::metadata(&folder)?;
+    // Whoever owns it says who is in it. In a cgroup that is a user's, that may have been made beforehand.
+    if found.uid() != geteuid().as_raw() {
+        let folder = folder.display();
+        return Err(io::Error::other(format!("{folder} is another user's")));
+    }
     fs::write(folder.join("cgroup.procs"), pid.to_string())?;
-    Ok(folder)
+    Ok((folder, found.ino()))
 }
 
 /// Returns the folder for a process whose `/proc/PID/cgroup` this is.
