@@ -535,7 +535,7 @@ struct lithos_event {
 #define LITHOS_EVENT_DOORBELL 5		/* the tenant calls */
 #define LITHOS_EVENT_WATCHDOG 6		/* this scheduler was taken for dead; value: ns since it beat */
 #define LITHOS_EVENT_LOST 7		/* value: events that found no room */
-#define LITHOS_EVENT_GPU_REFUSED 8	/* a process was refused a GPU channel; value: class */
+#define LITHOS_EVENT_GPU_REFUSED 8	/* a process was refused a GPU channel; value: class. 8 times each, then rarely */
 
 /*
  * -- Who may have GPU channels (NVIDIA's). For whoever may become a scheduler, and need not be one: what
@@ -547,6 +547,8 @@ struct lithos_event {
 #define LITHOS_ADMISSION_ENFORCE 2	/* refused to all but tenants and those admitted */
 
 /*
+ * A tenant is one to admission until it ends or a scheduler's answer to it is an error.
+ *
  * ENFORCE without the NVIDIA driver's symbol, while that driver is loaded: EOPNOTSUPP, and whatever was
  * in force stays. The driver loaded later without the symbol: whoever is neither tenant nor admitted can
  * allocate nothing of any kind, and LITHOS_INFO says that nobody is counted.

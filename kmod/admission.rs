@@ -311,6 +311,26 @@ unsafe extern "C" fn lithos_call_begins(
     }
 }
 
+/// Returns whether what comes of a call of `rm_ioctl` has to be seen. [`lithos_call_begins`] may have come
+/// before, or come next.
+///
+/// # Safety
+///
+/// As there.
+#[no_mangle]
+unsafe extern "C" fn lithos_call_is_awaited(
+    caller: *const Caller,
+    command: u32,
+    parameters: *mut u8,
+    count: u32,
+) -> bool {
+    // SAFETY: the caller's.
+    let (caller, parameters) = unsafe { (&*caller, bytes(parameters, count)) };
+    let call = nvidia::parse(command, parameters);
+    call.and_then(|call| with(|holders| holders.awaits(caller, call, is_below)))
+        .unwrap_or(false)
+}
+
 /// Takes in that a thread leaves `rm_ioctl`, which returns a status.
 ///
 /// # Safety
@@ -368,13 +388,17 @@ fn is_below(cgroups: &[u64]) -> bool {
 
 // ---- Telling, in a process of its own ----------------------------------------------------------------
 
-/// Called by probe.c after [`lithos_probe_tell`].
+/// Called by probe.c after [`lithos_probe_tell`]. Returns whether there is more to tell by now.
 #[no_mangle]
-extern "C" fn lithos_tell() {
-    while let Some(note) = with(Holders::next_note).flatten() {
+extern "C" fn lithos_tell() -> bool {
+    for _ in 0..NOTES_MAX {
+        let Some(note) = with(Holders::next_note).flatten() else {
+            break;
+        };
         tell(&note);
     }
     forget_the_dead();
+    with(|holders| holders.has_notes()).unwrap_or(false)
 }
 
 fn tell(note: &Note) {

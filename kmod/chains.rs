@@ -61,6 +61,11 @@ impl<T: Copy, S: Storage> Chains<T, S> {
         }
     }
 
+    /// Returns how many places there are.
+    pub(crate) fn places(&self) -> usize {
+        self.places.len()
+    }
+
     /// Returns how many places are left.
     pub(crate) fn room(&self) -> usize {
         self.places.len() - self.len

@@ -20,6 +20,12 @@
 //! once, or of which a call's end was missed. It is lower, and its process marked as counted inexactly,
 //! when there is no room: then nothing more is let through where that is what is asked for.
 //!
+//! An object goes with the file through which it was made. The driver knows files that are registered with
+//! another one, whose objects live as long as that: of those a count is too low when the first is closed.
+//!
+//! No user can use a table up: of one that is more than half full, nobody has more places than are left. What
+//! strangers may make, subdevices, are as if one user's.
+//!
 //! Whoever calls may do so at any time and never allocates. Pure arithmetic; tests/kmod compiles it
 //! a second time.
 
@@ -29,6 +35,8 @@ use crate::{
     queue::Queue,
 };
 
+/// A process's first refusals are told each, later ones when their number has doubled.
+const REFUSALS_TOLD: u64 = 8;
 /// No process.
 const NOBODY: u32 = u32::MAX;
 
@@ -127,6 +135,7 @@ pub(crate) struct Parameters {
 #[derive(Clone, Copy)]
 pub(crate) struct Ticket {
     task: usize,
+    uid: u32,
     file: usize,
     /// When it began.
     clock: u64,
@@ -168,6 +177,8 @@ pub(crate) struct Holders<S: Storage> {
     tickets: S::Slice<Option<Ticket>>,
     /// Tickets whose objects have room already.
     making: usize,
+    /// Objects that count for nobody.
+    uncounted: usize,
     clock: u64,
     cgroups: S::Slice<u64>,
     cgroup_count: usize,
@@ -198,6 +209,7 @@ impl<S: Storage> Holders<S> {
             notes: Queue::new(notes),
             tickets,
             making: 0,
+            uncounted: 0,
             clock: 0,
             cgroups,
             cgroup_count: 0,
@@ -223,6 +235,7 @@ impl<S: Storage> Holders<S> {
         self.miss(caller.task);
         let mut ticket = Ticket {
             task: caller.task,
+            uid: caller.uid,
             file,
             clock: self.clock,
             call,
@@ -231,10 +244,7 @@ impl<S: Storage> Holders<S> {
         };
         match call {
             Call::Free { root, handle } => {
-                let mut objects = self.objects_of(root);
-                let matters = objects.any(|object| object.goes_with(handle));
-                drop(objects);
-                if matters && !self.put(ticket) {
+                if self.frees_any(root, handle) && !self.put(ticket) {
                     // Too much is counted from now on, and not too little.
                     self.missed += 1;
                 }
@@ -249,7 +259,7 @@ impl<S: Storage> Holders<S> {
                 Verdict::Pass
             }
             Call::Make { kind, .. } if !kind.is_counted() => {
-                if self.has_room() {
+                if self.has_room_below() {
                     self.put(ticket);
                 }
                 Verdict::Pass
@@ -262,20 +272,42 @@ impl<S: Storage> Holders<S> {
                 if kind == Kind::Channel && self.has_all(found) {
                     return self.refuse(caller, class, NO_RESOURCES);
                 }
-                let found = found.or_else(|| self.take_in(caller));
-                if let Some(at) = found.filter(|_| self.has_room()) {
+                let found = found.or_else(|| self.meet(caller));
+                if let Some(at) = found.filter(|&at| self.has_room(at)) {
                     ticket.process = at;
                     if self.put(ticket) {
-                        self.count(at, kind, caller.command);
+                        self.count(at, kind, caller);
                         return Verdict::Pass;
                     }
                 }
-                self.lose(found);
                 if self.mode == Mode::Enforce {
                     return self.refuse(caller, class, NO_RESOURCES);
                 }
+                self.lose(found);
                 Verdict::Pass
             }
+        }
+    }
+
+    /// Returns whether the end of a call has to be seen. It begins; [`Self::enter`] has looked at it
+    /// already, or is about to.
+    pub(crate) fn awaits(
+        &self,
+        caller: &Caller,
+        call: Call,
+        is_below: impl FnOnce(&[u64]) -> bool,
+    ) -> bool {
+        let mut tickets = self.tickets.iter().flatten();
+        if tickets.any(|ticket| ticket.task == caller.task) {
+            return true;
+        }
+        match call {
+            Call::Free { root, handle } => self.frees_any(root, handle),
+            Call::Unclear { .. } => false,
+            Call::Make { kind, .. } if !kind.is_counted() => {
+                self.has_room_below() && self.has_ticket(caller.uid)
+            }
+            Call::Make { .. } => self.may_have(self.find(caller.pid, caller.start_ns), is_below),
         }
     }
 
@@ -322,6 +354,7 @@ impl<S: Storage> Holders<S> {
     /// Takes in that the driver has gone, or that nobody looks at it any more.
     pub(crate) fn forget_all(&mut self) {
         self.objects.clear();
+        self.uncounted = 0;
         self.tickets.fill(None);
         self.making = 0;
         for at in 0..self.processes.end() {
@@ -521,6 +554,21 @@ impl<S: Storage> Holders<S> {
         self.processes.insert(key(caller.pid), new)
     }
 
+    /// The same, if its user has not taken too many already.
+    fn meet(&mut self, caller: &Caller) -> Option<u32> {
+        let all = self.processes.places().saturating_sub(self.tenants_max);
+        let kept = self.tenants_max.saturating_sub(self.tenants);
+        let left = self.processes.room().saturating_sub(kept);
+        let may_come = is_fair(left, all, || {
+            let strangers = self.processes.iter().map(|(_, process)| process);
+            let strangers = strangers.filter(|process| process.tenancies == 0);
+            strangers
+                .filter(|process| process.uid == caller.uid)
+                .count()
+        });
+        may_come.then(|| self.take_in(caller)).flatten()
+    }
+
     fn may_have(&self, process: Option<u32>, is_below: impl FnOnce(&[u64]) -> bool) -> bool {
         let process = process.and_then(|at| self.processes.get(at));
         self.mode != Mode::Enforce
@@ -541,22 +589,23 @@ impl<S: Storage> Holders<S> {
 
     fn refuse(&mut self, caller: &Caller, class: u32, status: u32) -> Verdict {
         let found = self.find(caller.pid, caller.start_ns);
-        let found = found.or_else(|| self.take_in(caller));
-        let process = found.and_then(|at| self.processes.get_mut(at));
-        let tenant = process.map_or(0, |process| {
+        let found = found.or_else(|| self.meet(caller));
+        if let Some(process) = found.and_then(|at| self.processes.get_mut(at)) {
             process.refused += 1;
             process.command = caller.command;
-            process.tenant
-        });
-        self.notes.push(Note {
-            status,
-            class,
-            pid: caller.pid,
-            uid: caller.uid,
-            tenant,
-            command: caller.command,
-            lost: 0,
-        });
+            // Whoever goes on trying does not drown what others are told of.
+            if process.refused <= REFUSALS_TOLD || process.refused.is_power_of_two() {
+                self.notes.push(Note {
+                    status,
+                    class,
+                    pid: caller.pid,
+                    uid: caller.uid,
+                    tenant: process.tenant,
+                    command: caller.command,
+                    lost: 0,
+                });
+            }
+        }
         Verdict::Refuse(status)
     }
 
@@ -576,10 +625,11 @@ impl<S: Storage> Holders<S> {
         }
     }
 
-    fn count(&mut self, at: u32, kind: Kind, command: [u8; 16]) {
+    fn count(&mut self, at: u32, kind: Kind, caller: &Caller) {
         if let Some(process) = self.processes.get_mut(at) {
             process.has[kind as usize] += 1;
-            process.command = command;
+            process.uid = caller.uid;
+            process.command = caller.command;
         }
     }
 
@@ -593,12 +643,36 @@ impl<S: Storage> Holders<S> {
 
     // ---- Tickets ------------------------------------------------------------------------------------
 
-    /// Returns whether one more object can be made.
-    fn has_room(&self) -> bool {
-        self.objects.room() > self.making
+    /// Returns whether one more object can be made for a process.
+    fn has_room(&self, process: u32) -> bool {
+        let left = self.objects.room().saturating_sub(self.making);
+        is_fair(left, self.objects.places(), || {
+            let uid = self.processes.get(process).map(|process| process.uid);
+            let processes = self.processes.iter().map(|(_, process)| process);
+            let own = processes.filter(|process| Some(process.uid) == uid);
+            own.flat_map(|process| process.has).sum::<u32>() as usize
+        })
+    }
+
+    /// Returns whether one more object can be made that counts for nobody.
+    fn has_room_below(&self) -> bool {
+        let left = self.objects.room().saturating_sub(self.making);
+        is_fair(left, self.objects.places(), || self.uncounted)
+    }
+
+    /// Returns whether one more call of a user can be followed.
+    fn has_ticket(&self, uid: u32) -> bool {
+        let used = || self.tickets.iter().flatten();
+        let left = self.tickets.len() - used().count();
+        is_fair(left, self.tickets.len(), || {
+            used().filter(|ticket| ticket.uid == uid).count()
+        })
     }
 
     fn put(&mut self, ticket: Ticket) -> bool {
+        if !self.has_ticket(ticket.uid) {
+            return false;
+        }
         let Some(slot) = self.tickets.iter_mut().find(|slot| slot.is_none()) else {
             return false;
         };
@@ -650,6 +724,7 @@ impl<S: Storage> Holders<S> {
                 };
                 drop(objects);
                 self.objects.insert(root.into(), object);
+                self.uncounted += usize::from(!kind.is_counted());
                 if kind == Kind::Channel {
                     self.tell_first(ticket.process, class);
                 }
@@ -675,16 +750,30 @@ impl<S: Storage> Holders<S> {
             .map(|(_, object)| object)
     }
 
+    /// Returns whether anything goes when a handle of a client is freed.
+    fn frees_any(&self, root: u32, handle: u32) -> bool {
+        self.objects_of(root).any(|object| object.goes_with(handle))
+    }
+
     /// Forgets what a client has, if it goes.
     fn forget_where(&mut self, root: u32, goes: impl Fn(&Object) -> bool) {
         let Self {
-            objects, processes, ..
+            objects,
+            processes,
+            uncounted,
+            ..
         } = self;
         let goes = |object: &Object| object.root == root && goes(object);
         objects.remove_where(root.into(), goes, |object| {
+            *uncounted -= usize::from(!object.kind.is_counted());
             uncount(processes, object.process, object.kind);
         });
     }
+}
+
+/// Returns whether a user may have one more place of a table, who has so many: of those that are left, of all.
+fn is_fair(left: usize, all: usize, own: impl FnOnce() -> usize) -> bool {
+    left > 0 && (2 * left > all || own() < left)
 }
 
 /// Counts one less of what a process has; nothing, of what counts for nobody.

@@ -75,10 +75,11 @@ struct lithos_caller {
 s64 lithos_call_begins(const struct lithos_caller *caller, unsigned long file, u32 command,
 		       void *parameters, u32 bytes);
 bool lithos_call_matters(u32 command, const void *parameters, u32 bytes);
+bool lithos_call_is_awaited(const struct lithos_caller *caller, u32 command, void *parameters, u32 bytes);
 void lithos_call_is_over(unsigned long task, u32 status);
 bool lithos_call_is_refused_blindly(const struct lithos_caller *caller, u32 command);
 void lithos_file_ends(unsigned long file);
-void lithos_tell(void);
+bool lithos_tell(void);
 int lithos_driver_comes(void);
 void lithos_driver_goes(void);
 
@@ -161,12 +162,18 @@ static int call_begins(struct kprobe *probe, struct pt_regs *regs)
 }
 NOKPROBE_SYMBOL(call_begins);
 
-/* Returns whether its end is of no interest. */
+/* Returns whether its end is of no interest: then it has nothing of the pool, which strangers could empty. */
 static int call_is_ignored(struct kretprobe_instance *instance, struct pt_regs *regs)
 {
-	return !lithos_call_matters(regs_get_kernel_argument(regs, 3),
-				    (void *)regs_get_kernel_argument(regs, 4),
-				    regs_get_kernel_argument(regs, 5));
+	u32 command = regs_get_kernel_argument(regs, 3);
+	void *parameters = (void *)regs_get_kernel_argument(regs, 4);
+	u32 bytes = regs_get_kernel_argument(regs, 5);
+	struct lithos_caller caller;
+
+	if (!lithos_call_matters(command, parameters, bytes))
+		return 1;
+	caller = current_caller();
+	return !lithos_call_is_awaited(&caller, command, parameters, bytes);
 }
 NOKPROBE_SYMBOL(call_is_ignored);
 
@@ -313,7 +320,9 @@ bool lithos_driver_is_there(void)
 
 static void tell(struct work_struct *work)
 {
-	lithos_tell();
+	/* In turns: whoever goes on being refused does not keep the worker. */
+	if (lithos_tell())
+		schedule_work(work);
 }
 static DECLARE_WORK(telling, tell);
 

@@ -316,7 +316,11 @@ pub(crate) fn look_after_schedulers() -> bool {
 /// Passes on what a scheduler says to a tenant.
 pub(crate) fn answer_tenant(scheduler: &Arc<Scheduler>, answer: lithos_answer) -> Result {
     let tenant = tenant_for(scheduler, answer.id)?;
-    tenant.awaited.answer(answer)
+    tenant.awaited.answer(answer)?;
+    if answer.reply.error != 0 {
+        tenant.admit_no_longer();
+    }
+    Ok(())
 }
 
 /// Passes on what a scheduler says about a channel.
@@ -474,7 +478,7 @@ pub(crate) fn tenant_ended(tenant: &Tenant) {
     if known.is_none() {
         return;
     }
-    admission::tenant_ended(tenant.identity.pid, tenant.identity.start_ns);
+    tenant.admit_no_longer();
     let mut id = 0;
     loop {
         let next = with(|registry| registry.channels.next(id).cloned().ok_or(ENOENT));

@@ -20,7 +20,7 @@ use kernel::{
     time::{Delta, delay::fsleep},
 };
 
-use crate::{abi::*, answer::Awaited, charge::Charge, registry};
+use crate::{abi::*, admission, answer::Awaited, charge::Charge, registry};
 
 extern "C" {
     fn lithos_current_cgroup() -> u64;
@@ -65,6 +65,8 @@ pub(crate) struct Tenant {
     /// Its address space, of which this has a reference: no other one has its address meanwhile.
     mm: *mut bindings::mm_struct,
     ended: Atomic<i32>,
+    /// It may have GPU channels where those are not everybody's.
+    admitted: Atomic<i32>,
     #[pin]
     charge: kernel::sync::Mutex<Option<Charge>>,
     #[pin]
@@ -97,6 +99,7 @@ impl Tenant {
                     mm
                 },
                 ended: Atomic::new(0),
+                admitted: Atomic::new(1),
                 charge <- kernel::new_mutex!(Some(charge), "lithos_charge"),
                 awaited <- Awaited::new(),
             }),
@@ -118,6 +121,13 @@ impl Tenant {
         registry::tenant_ended(self);
         let charge = self.charge.lock().take();
         drop(charge);
+    }
+
+    /// Has it be a stranger to admission: it has ended, or its scheduler will not have it.
+    pub(crate) fn admit_no_longer(&self) {
+        if self.admitted.xchg(0, ordering::Full) != 0 {
+            admission::tenant_ended(self.identity.pid, self.identity.start_ns);
+        }
     }
 
     /// Kills every process that lives in its address space.

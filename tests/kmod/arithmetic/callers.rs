@@ -16,12 +16,13 @@ const SUBDEVICE: u32 = 0x2080;
 const TENANTS_MAX: usize = 4;
 const STRANGERS_MAX: usize = 6;
 const OBJECTS_MAX: usize = 64;
+const TICKETS: usize = 16;
 
 fn holders() -> Holders<Host> {
     let mut holders = Holders::new(
         chains(TENANTS_MAX + STRANGERS_MAX, 4),
         chains(OBJECTS_MAX, 4),
-        vec![None; 16],
+        vec![None; TICKETS],
         vec![Note::default(); 8],
         vec![0; 64],
         TENANTS_MAX,
@@ -281,12 +282,21 @@ fn a_tenant_gets_as_many_channels_as_it_may_have_and_more_when_it_frees_some() {
     assert_eq!(call(&mut holders, &third, class, Some(10)), Verdict::Pass);
 }
 
+/// A process of a user of its own.
+fn user(pid: i32) -> Caller {
+    Caller {
+        uid: pid.unsigned_abs(),
+        ..process(pid)
+    }
+}
+
 #[test]
 fn when_there_is_no_room_it_is_refused_where_that_is_enforced_and_else_let_through_and_marked() {
     let mut holders = holders();
     let tenant = process(5);
     holders.tenant_attached(5, tenant.start_ns, 0, 77);
-    for handle in 0..u32::try_from(OBJECTS_MAX).unwrap() {
+    // As many as one user may have.
+    for handle in 0..u32::try_from(OBJECTS_MAX / 2).unwrap() {
         call(
             &mut holders,
             &tenant,
@@ -295,26 +305,27 @@ fn when_there_is_no_room_it_is_refused_where_that_is_enforced_and_else_let_throu
         );
     }
     assert!(!holders.next_user(0).unwrap().is_inexact);
-    assert_eq!(
-        call(&mut holders, &tenant, make(1, 2, CHANNEL), Some(99)),
-        Verdict::Pass
-    );
-    let user = holders.next_user(0).unwrap();
-    assert_eq!((user.has[0] as usize, user.is_inexact), (OBJECTS_MAX, true));
-    assert_eq!(holders.missed(), 1);
+    let more = make(1, 2, CHANNEL);
     holders.mode = Mode::Enforce;
     let full = Verdict::Refuse(NO_RESOURCES);
+    assert_eq!(call(&mut holders, &tenant, more, Some(99)), full);
+    let refused = holders.next_user(0).unwrap();
+    assert_eq!((refused.is_inexact, holders.missed()), (false, 0));
+    holders.mode = Mode::Audit;
+    assert_eq!(call(&mut holders, &tenant, more, Some(99)), Verdict::Pass);
+    let user = holders.next_user(0).unwrap();
     assert_eq!(
-        call(&mut holders, &tenant, make(1, 2, CHANNEL), Some(99)),
-        full
+        (user.has[0] as usize, user.is_inexact),
+        (OBJECTS_MAX / 2, true)
     );
+    assert_eq!(holders.missed(), 1);
 
     // Strangers take no places that are kept for tenants.
     let mut holders = self::holders();
     for pid in 10..30 {
         call(
             &mut holders,
-            &process(pid),
+            &self::user(pid),
             make(1, 2, CHANNEL),
             Some(pid.unsigned_abs()),
         );
@@ -325,6 +336,109 @@ fn when_there_is_no_room_it_is_refused_where_that_is_enforced_and_else_let_throu
         assert!(holders.tenant_attached(pid, 1, 0, 1));
     }
     assert!(!holders.tenant_attached(5, 1, 0, 1));
+}
+
+#[test]
+fn a_user_with_all_the_channels_that_there_is_room_for_leaves_room_for_others() {
+    let mut holders = holders();
+    holders.mode = Mode::Enforce;
+    for pid in 1..=4 {
+        assert!(holders.tenant_attached(pid, process(pid).start_ns, pid.unsigned_abs(), 1));
+    }
+    let mut had = 0;
+    for pid in 1..=4_i32 {
+        let mut handle = 1000 * pid.unsigned_abs();
+        let root = pid.unsigned_abs();
+        while call(
+            &mut holders,
+            &user(pid),
+            make(root, 2, DOORBELL),
+            Some(handle),
+        ) == Verdict::Pass
+        {
+            handle += 1;
+        }
+        let has = has(&holders, pid)[2] as usize;
+        assert!(has >= OBJECTS_MAX / 16, "{pid} has {has}");
+        had += has;
+    }
+    assert!(had < OBJECTS_MAX);
+}
+
+#[test]
+fn strangers_that_make_what_they_may_leave_room_for_tenants() {
+    let mut holders = holders();
+    holders.mode = Mode::Enforce;
+    let tenant = user(1);
+    holders.tenant_attached(1, tenant.start_ns, 1, 77);
+    for handle in 0..2 * u32::try_from(OBJECTS_MAX).unwrap() {
+        let made = call(
+            &mut holders,
+            &user(50),
+            make(50, 2, SUBDEVICE),
+            Some(100 + handle),
+        );
+        assert_eq!(made, Verdict::Pass);
+    }
+    let channel = make(1, 2, CHANNEL);
+    assert_eq!(call(&mut holders, &tenant, channel, Some(9)), Verdict::Pass);
+    // When they are gone there is as much room as before.
+    let all = Call::Free {
+        root: 50,
+        handle: 50,
+    };
+    call(&mut holders, &user(50), all, Some(50));
+    let mut made = 1;
+    while call(&mut holders, &tenant, channel, Some(100 + made)) == Verdict::Pass {
+        made += 1;
+    }
+    assert_eq!(made as usize, OBJECTS_MAX / 2);
+}
+
+#[test]
+fn strangers_whose_calls_never_end_leave_tickets_for_tenants() {
+    let mut holders = holders();
+    holders.mode = Mode::Enforce;
+    let tenant = user(1);
+    holders.tenant_attached(1, tenant.start_ns, 1, 77);
+    for task in 1000..1000 + 2 * TICKETS {
+        let stranger = Caller { task, ..user(50) };
+        let below = make(50, 2, SUBDEVICE);
+        let awaited = holders.awaits(&stranger, below, NOWHERE);
+        let verdict = holders.enter(&stranger, 50, below, Parameters::default(), NOWHERE);
+        assert_eq!(verdict, Verdict::Pass);
+        // Nothing more than what has a ticket has a place in the kernel's pool.
+        assert_eq!(awaited, task < 1000 + TICKETS / 2);
+        assert_eq!(holders.awaits(&stranger, below, NOWHERE), awaited);
+    }
+    let channel = make(1, 2, CHANNEL);
+    assert!(holders.awaits(&tenant, channel, NOWHERE));
+    assert_eq!(call(&mut holders, &tenant, channel, Some(9)), Verdict::Pass);
+    assert_eq!(has(&holders, 1), [1, 0, 0]);
+    let of_nothing = Call::Free { root: 7, handle: 8 };
+    assert!(!holders.awaits(&user(51), of_nothing, NOWHERE));
+    assert!(
+        !holders.awaits(&user(51), channel, NOWHERE),
+        "it is refused"
+    );
+}
+
+#[test]
+fn strangers_that_are_refused_leave_room_for_who_is_in_an_admitted_cgroup() {
+    let mut holders = holders();
+    holders.mode = Mode::Enforce;
+    let channel = make(1, 2, CHANNEL);
+    for pid in 100..120 {
+        let stranger = Caller {
+            uid: 50,
+            ..process(pid)
+        };
+        let refused = Verdict::Refuse(NOT_PERMITTED);
+        assert_eq!(call(&mut holders, &stranger, channel, None), refused);
+    }
+    let member = holders.enter(&user(6), 1, channel, Parameters::default(), |_| true);
+    assert_eq!(member, Verdict::Pass);
+    assert!(holders.admit_process(7, 1, true));
 }
 
 #[test]
@@ -395,18 +509,36 @@ fn a_refusal_and_the_first_channel_of_a_stranger_are_told() {
     assert_eq!((told.status, told.class, told.pid), (0, CHANNEL, 5));
     assert_eq!(holders.next_note(), None);
     holders.mode = Mode::Enforce;
-    for _ in 0..10 {
-        call(&mut holders, &caller, make(1, 2, GROUP), None);
+    let mut refuse = |pid, times| {
+        for _ in 0..times {
+            call(&mut holders, &process(pid), make(1, 2, GROUP), None);
+        }
+        let notes = core::iter::from_fn(|| holders.next_note());
+        notes
+            .map(|note| (note.status, note.class, note.pid, note.lost))
+            .collect::<Vec<_>>()
+    };
+    let told = (NOT_PERMITTED, GROUP, 5, 0);
+    assert_eq!(refuse(5, 10), vec![told; 8]);
+    // From then on when their number has doubled.
+    assert_eq!(refuse(5, 5), []);
+    assert_eq!(refuse(5, 1), [told]);
+    assert_eq!(refuse(5, 15), []);
+    assert_eq!(refuse(5, 1), [told]);
+    for pid in [6, 7] {
+        call(&mut holders, &process(pid), make(1, 2, GROUP), None);
     }
-    for _ in 0..8 {
-        let told = holders.next_note().unwrap();
-        assert_eq!(
-            (told.status, told.class, told.pid),
-            (NOT_PERMITTED, GROUP, 5)
-        );
+    for pid in [6, 7] {
+        assert_eq!(holders.next_note().unwrap().pid, pid);
     }
-    assert_eq!(holders.next_note().unwrap().lost, 2);
-    assert_eq!(holders.next_note(), None);
+    // What finds no room is counted.
+    for _ in 0..5 {
+        for pid in [6, 7] {
+            call(&mut holders, &process(pid), make(1, 2, GROUP), None);
+        }
+    }
+    let lost = core::iter::from_fn(|| holders.next_note()).map(|note| note.lost);
+    assert_eq!(lost.collect::<Vec<_>>(), [0, 0, 0, 0, 0, 0, 0, 0, 2]);
 }
 
 // ---- Any order of anything ---------------------------------------------------------------------------

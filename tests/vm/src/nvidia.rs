@@ -22,7 +22,8 @@ pub const DOORBELL: u32 = 0xc661;
 pub const MEMORY: u32 = 0x3e;
 const ROOT: u32 = 0x41;
 const DEVICE: u32 = 0x80;
-const SUBDEVICE: u32 = 0x2080;
+/// A GPU, as the driver has it; anybody may make one.
+pub const SUBDEVICE: u32 = 0x2080;
 
 /// "The requester does not have sufficient permissions".
 pub const NOT_PERMITTED: u32 = 0x1b;

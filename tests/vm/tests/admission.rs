@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use lithos_abi::bindings::*;
-use lithos_vm::device::GPU;
+use lithos_vm::device::{GPU, answer};
 use lithos_vm::log::Log;
 use lithos_vm::nvidia::{
     CHANNEL, Client, DOORBELL, GROUP, INVALID_ARGUMENT, Layout, MEMORY, NO_RESOURCES,
-    NOT_PERMITTED, Nvidia, Variant,
+    NOT_PERMITTED, Nvidia, SUBDEVICE, Variant,
 };
 use lithos_vm::process::NOBODY;
 use lithos_vm::{Device, Module, Process, Program, Scheduler, wait_until};
@@ -144,6 +144,61 @@ fn a_tenant_gets_what_it_asks_for_for_as_long_as_it_is_one() {
     program.attach();
     made(program.make(CHANNEL));
     assert_eq!(scheduler.gpu_count(program.pid()), [2, 1, 1]);
+}
+
+#[test]
+fn a_tenant_that_its_scheduler_refuses_is_a_stranger() {
+    let (_driver, _module, scheduler) = inserted(LITHOS_ADMISSION_ENFORCE);
+    let mut program = Program::start(0);
+    for _ in 0..2 {
+        let id = program.attach();
+        made(program.make(CHANNEL));
+        let mut refusal = answer(id);
+        refusal.reply.error = Errno::ENOENT as u32;
+        scheduler
+            .call(LITHOS_TENANT_ANSWER, &mut refusal)
+            .expect("a refusal");
+        assert_eq!(program.make(CHANNEL), REFUSED);
+        // That says nothing of the next.
+        let id = program.attach();
+        scheduler.answer_tenant(id).expect("an answer");
+        made(program.make(CHANNEL));
+        program.detach();
+        assert_eq!(program.make(CHANNEL), REFUSED);
+    }
+    assert_eq!(scheduler.gpu_count(program.pid()), [4, 0, 0]);
+}
+
+/// As many objects as lithos.ko has places for.
+const OBJECTS_MAX: usize = 16384;
+
+#[test]
+fn strangers_that_make_what_they_may_leave_room_for_tenants() {
+    let (_driver, _module, scheduler) = inserted(LITHOS_ADMISSION_ENFORCE);
+    let mut strangers = Process::start(NOBODY, |line| {
+        let clients: Vec<_> = (0..32).map(|_| Client::new()).collect();
+        for client in &clients {
+            for _ in 0..OBJECTS_MAX / 32 {
+                let Client { root, device, .. } = *client;
+                made(
+                    client
+                        .driver
+                        .make(Layout::Short, root, device, 0, SUBDEVICE),
+                );
+            }
+        }
+        line.say(0);
+        line.hear();
+    });
+    strangers.line().hear();
+    let mut program = Program::start(0);
+    program.attach();
+    for class in [GROUP, CHANNEL, DOORBELL] {
+        made(program.make(class));
+    }
+    assert_eq!(scheduler.gpu_count(program.pid()), [1, 1, 1]);
+    strangers.line().say(0);
+    strangers.end();
 }
 
 #[test]
