@@ -6,10 +6,17 @@
 //! fields lie is known to `lithos-descriptor` alone.
 //!
 //! Constant bank 0 is laid out as the compiler expects it on Hopper: block shape at 0, grid shape at
-//! 12, parameters at 0x210. What is not simulated (dependents, waiting latches, reductions) is
-//! refused, never ignored.
+//! 12, parameters at 0x210. What is not simulated (queues, waiting latches, reductions, dependents that
+//! are fetched early, which lose their launch on an H100) is refused, never ignored.
+//!
+//! Graphs are not simulated, but the marks of their nodes (`SELF_COPY_ON_COMPLETION`,
+//! `REQUIRE_SCHEDULING_PCAS`) are accepted on grids, where they change nothing that can be seen: a node
+//! can be scheduled again when it has completed, and so can every descriptor, because the GPU does not
+//! write to it. On a NULL descriptor they are refused: on an H100 it hangs the second time.
 
-use lithos_descriptor::hopper::{self, Kind, WORDS, Words, fields as f};
+use lithos_descriptor::hopper::{
+    self, Action, DEPENDENTS, Dependent, Kind, RELEASES, WORDS, Words, fields as f,
+};
 use lithos_descriptor::{Layout, TpcMask, Version};
 
 use crate::board::{CLUSTER_TPC_BITS, SHARED_RESERVED_BYTES};
@@ -21,8 +28,6 @@ pub const PARAMETER_OFFSET: usize = 0x210;
 const BANK_GRID_OFFSET: usize = 12;
 /// The unit in which shared memory is allocated.
 const SHARED_UNIT_BYTES: u32 = 128;
-/// Release semaphores of a descriptor.
-const RELEASES: u16 = 3;
 
 /// Blocks of the largest cluster for which the driver sets no mask: what one TPC holds for sure.
 const UNMASKED_CLUSTER_BLOCKS: u32 = 2;
@@ -197,11 +202,15 @@ pub struct Descriptor {
     pub releases: Vec<Release>,
     /// The latch at which to arrive on completion.
     pub arrival: Option<u32>,
+    /// Other descriptors to act on, by their slots.
+    pub dependents: [Option<Dependent>; DEPENDENTS as usize],
+    /// Whether dependent 0 is acted on when the last block has started, rather than on completion.
+    pub pre_exit: bool,
 }
 
 impl Descriptor {
-    /// Reads a descriptor. Its RESUME is used as it stands: the driver's own launch resets it first
-    /// ([`Work::restart`]).
+    /// Reads a descriptor. Its RESUME is used as it stands: the driver's own launch and
+    /// INVALIDATE_COPY_SCHEDULE reset it first ([`Work::restart`]).
     pub fn read(bytes: &[u8]) -> Result<Self, DescriptorError> {
         let length = DescriptorError::Length(bytes.len());
         let bytes: &[u8; DESCRIPTOR_BYTES] = bytes.try_into().map_err(|_| length)?;
@@ -213,23 +222,25 @@ impl Descriptor {
             // PANIC: `chunks_exact(4)` yields four bytes.
             *word = u32::from_le_bytes(chunk.try_into().expect("four bytes"));
         }
-        for field in [
-            f::DEPENDENT_QMD_ENABLE.at(0),
-            f::DEPENDENT_QMD_ENABLE.at(1),
+        let descriptor =
+            hopper::Descriptor::new(&words).map_err(|_| DescriptorError::Version(bytes[72]))?;
+        let kind = descriptor.kind();
+        let marks: &[_] = match kind {
+            Kind::Null => &[f::REQUIRE_SCHEDULING_PCAS, f::SELF_COPY_ON_COMPLETION],
+            _ => &[],
+        };
+        let never = [
             f::WAIT_ON_LATCH_VALID,
-            f::REQUIRE_SCHEDULING_PCAS,
-            f::SELF_COPY_ON_COMPLETION,
+            // Whoever counts it down has it run at 0; what else runs it with a count is not known.
             f::DEPENDENCE_COUNTER,
             f::HW_ONLY_DEPENDENCE_COUNTER,
             f::SEQUENTIALLY_RUN_CTAS,
-        ] {
+        ];
+        for field in never.iter().chain(marks) {
             if field.get(&words) != 0 {
                 return Err(DescriptorError::Unsupported(field.name()));
             }
         }
-        let kind = hopper::Descriptor::new(&words)
-            .map_err(|_| DescriptorError::Version(bytes[72]))?
-            .kind();
         let work = match kind {
             Kind::Null => None,
             Kind::Grid | Kind::Clusters | Kind::Cooperative | Kind::CooperativeClusters => {
@@ -241,11 +252,24 @@ impl Descriptor {
         for slot in 0..RELEASES {
             releases.extend(Release::read(&words, slot)?);
         }
-        let arrives = f::ARRIVE_AT_LATCH_VALID.get(&words) != 0;
+        let dependents = [0, 1].map(|slot| descriptor.dependent(slot));
+        for (slot, dependent) in (0..).zip(dependents) {
+            let unsupported = match dependent {
+                Some(Dependent { prefetch: true, .. }) => f::DEPENDENT_QMD_PREFETCH,
+                Some(Dependent {
+                    action: Action::IncrementPut | Action::Unknown(_),
+                    ..
+                }) => f::DEPENDENT_QMD_ACTION,
+                _ => continue,
+            };
+            return Err(DescriptorError::Unsupported(unsupported.at(slot).name()));
+        }
         Ok(Self {
             work,
             releases,
-            arrival: arrives.then(|| word(&words, f::ARRIVE_AT_LATCH_ID)),
+            arrival: descriptor.arrival_latch(),
+            dependents,
+            pre_exit: f::PRE_EXIT_AT_LAST_CTA_LAUNCH.get(&words) != 0,
         })
     }
 }
@@ -308,7 +332,8 @@ impl Work {
         })
     }
 
-    /// Starts at the first block, whatever RESUME says: what the driver's own launch does.
+    /// Starts at the first block, whatever RESUME says: what the driver's own launch and
+    /// INVALIDATE_COPY_SCHEDULE do.
     pub fn restart(&mut self) {
         self.resume = [0; 3];
     }
@@ -465,17 +490,48 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_simulated_is_refused() {
-        let refusal = |bit: usize| {
-            let mut bytes = build(&LAUNCH);
-            bytes[bit / 8] |= 1 << (bit % 8);
-            Descriptor::read(&bytes)
+    fn dependents_are_read_and_a_dependent_that_is_fetched_early_is_refused() {
+        let schedule = Dependent {
+            address: 0x4_0000_0100,
+            action: Action::Schedule,
+            prefetch: false,
         };
-        for bit in [368, 373, 29, 30, 378, 0, 288, 324] {
-            assert!(
-                matches!(refusal(bit), Err(DescriptorError::Unsupported(_))),
-                "bit {bit}"
-            );
+        let read = |dependent| {
+            let bytes = build(&LAUNCH);
+            let mut descriptor = hopper::Descriptor::from_bytes(&bytes).expect("a descriptor");
+            let set = descriptor.set_dependent(1, Some(dependent));
+            set.expect("an address of a descriptor");
+            Descriptor::read(&descriptor.to_bytes())
+        };
+        let found = read(schedule).expect("a descriptor");
+        assert_eq!(found.dependents, [None, Some(schedule)]);
+        assert!(!found.pre_exit);
+        let early = Dependent {
+            prefetch: true,
+            ..schedule
+        };
+        assert!(matches!(read(early), Err(DescriptorError::Unsupported(_))));
+    }
+
+    #[test]
+    fn what_is_not_simulated_is_refused() {
+        let edited = |bit: usize, kind: Kind| {
+            let mut words = *hopper::Descriptor::from_bytes(&build(&LAUNCH))
+                .expect("a descriptor")
+                .words();
+            f::QMD_TYPE.set(&mut words, kind.bits().into());
+            words[bit / 32] |= 1 << (bit % 32);
+            Descriptor::read(&words.map(u32::to_le_bytes).concat())
+        };
+        let refusal = |bit| edited(bit, Kind::Grid);
+        let is_unsupported = |read| matches!(read, Err(DescriptorError::Unsupported(_)));
+        // A dependent whose action is 0 belongs to a queue.
+        for bit in [368, 373, 29, 0, 288, 324] {
+            assert!(is_unsupported(refusal(bit)), "bit {bit}");
+        }
+        for mark in [30, 378] {
+            assert!(edited(mark, Kind::Grid).is_ok());
+            assert!(is_unsupported(edited(mark, Kind::Null)));
         }
         assert_eq!(refusal(576), Err(DescriptorError::Version(0x41)));
         assert_eq!(

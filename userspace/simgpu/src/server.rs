@@ -202,8 +202,12 @@ struct SocketAnswer(UnixStream);
 impl Answer for SocketAnswer {
     fn reply(&self, reply: &Reply) {
         if wire::send(&self.0, reply, None).is_err() {
-            // The reading thread sees the end and reports it.
-            let _ = self.0.shutdown(Shutdown::Both);
+            self.end();
         }
+    }
+
+    fn end(&self) {
+        // The reading thread sees the end and reports it; it may have seen another before.
+        let _ = self.0.shutdown(Shutdown::Both);
     }
 }

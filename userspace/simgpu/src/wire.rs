@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::ptx::Kernel;
 
 /// What both sides must agree on.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The environment variable that names the server's socket.
 pub const SOCKET_VARIABLE: &str = "SIMGPU_SOCKET";
 /// The largest message: a module's text has to fit.
@@ -173,12 +173,6 @@ pub enum Op {
         /// A priority of its own instead of its stream's.
         priority: Option<i32>,
     },
-    /// Runs the descriptor that lies at a GPU address, from its own RESUME on, as hardware does when
-    /// another descriptor schedules it. Complete when that descriptor is.
-    LaunchAt {
-        /// Where it lies.
-        address: u64,
-    },
     /// Copies memory.
     Copy {
         /// To.
@@ -307,9 +301,9 @@ pub struct GpuReport {
     pub memory_used_bytes: u64,
     /// Blocks on its SMs now.
     pub resident_blocks: u64,
-    /// Launch descriptors that have completed.
+    /// Launch descriptors that have completed; NULL descriptors, which run nothing, are not counted.
     pub kernels_run: u64,
-    /// Launch descriptors that have begun and not completed.
+    /// Launch descriptors that have begun, or been scheduled by others, and not completed.
     pub kernels_pending: u64,
     /// The share of the last second in which at least one block was resident, in percent.
     pub utilization_percent: u32,

@@ -22,15 +22,12 @@ use simgpu::wire::DESCRIPTOR_BYTES;
 use crate::context;
 use crate::driver;
 use crate::error::{Error, Outcome};
-use crate::launch;
 use crate::symbols::Call;
 
 /// The table with the callbacks.
 const CALLBACK_TABLE: [u8; 16] = [
     0x2c, 0x8e, 0x0a, 0xd8, 0x07, 0x10, 0xab, 0x4e, 0x90, 0xdd, 0x54, 0x71, 0x9f, 0xe5, 0xf7, 0x4b,
 ];
-/// The table with what only a simulated GPU can do: entry 1 is `descriptor_at`.
-const SIMULATOR_TABLE: [u8; 16] = *b"simgpu launch at";
 
 /// The domain of the driver API.
 const DOMAIN_API: c_int = 6;
@@ -249,11 +246,6 @@ static CALLBACKS: Table<8> = Table([
     unknown as *const c_void,
 ]);
 
-static SIMULATOR: Table<2> = Table([
-    std::ptr::without_provenance(size_of::<Table<2>>()),
-    launch::descriptor_at as *const c_void,
-]);
-
 pub(crate) unsafe fn export_table(
     _: Call,
     out: *mut *const c_void,
@@ -263,11 +255,9 @@ pub(crate) unsafe fn export_table(
         return Err(Error::INVALID_VALUE);
     }
     // SAFETY: not null, so the caller promises a UUID.
-    let table = match unsafe { *id } {
-        CALLBACK_TABLE => (&raw const CALLBACKS).cast(),
-        SIMULATOR_TABLE => (&raw const SIMULATOR).cast(),
-        _ => return Err(Error::INVALID_VALUE),
-    };
+    if unsafe { *id } != CALLBACK_TABLE {
+        return Err(Error::INVALID_VALUE);
+    }
     // SAFETY: the caller lends the place.
-    unsafe { crate::write(out, table) }
+    unsafe { crate::write(out, (&raw const CALLBACKS).cast()) }
 }

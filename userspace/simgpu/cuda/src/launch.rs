@@ -382,14 +382,3 @@ unsafe fn append_parameters(
     unsafe { std::ptr::copy_nonoverlapping(buffer, area.as_mut_ptr(), length) };
     Ok(())
 }
-
-/// Runs the descriptor that lies at a GPU address, in a stream: what hardware does when another
-/// descriptor schedules it. Reached through simgpu's own export table.
-pub(crate) extern "C" fn descriptor_at(stream: *mut c_void, address: u64) -> c_int {
-    let call = Call { per_thread: false };
-    let run = || {
-        let (_, stream) = stream::resolve(call, stream)?;
-        stream.submit(driver()?, Op::LaunchAt { address })
-    };
-    run().map_or_else(Error::number, |()| 0)
-}

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use nix::unistd::Pid;
 
 use super::Answer;
-use super::gpu::GridId;
 use super::space::AddressSpace;
 use crate::page::StatusPage;
 use crate::shared::SharedMemory;
@@ -102,8 +101,6 @@ pub(super) struct QueuedOp {
 pub(super) enum Running {
     /// An arrival at this latch.
     Latch(u32),
-    /// The completion of this grid.
-    Grid(GridId),
     /// The client's word that its function returned.
     HostFunction,
 }

@@ -6,6 +6,9 @@
 //! that wait for one another take turns, and no block runs ahead of the wall clock by more than a
 //! slice. A block that has finished leaves its SM when the clock reaches its modelled end.
 //!
+//! What other descriptors have scheduled ([`chain`](super::chain)) has an entry, too, for the time at
+//! which it begins.
+//!
 //! Blocks are started for grids in the order of client priority, stream priority and arrival. A grid
 //! whose next block finds no room *claims* the SMs that it may use: later grids do not overtake it
 //! there (NVIDIA calls the policy "leftover"). A grid that could not even run on an empty GPU, because
@@ -17,7 +20,8 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
 
-use super::grid::{Grid, Needs, Shape};
+use super::chain::{ChainError, Scheduled};
+use super::grid::{Grid, Needs, Owner, Shape};
 use super::usage::Usage;
 use crate::board::{Board, SM_BLOCKS, SM_REGISTERS, SM_SHARED_BYTES, SM_WARPS, SMS_PER_TPC};
 use crate::ptx::{Block, BlockError, Fault, Outcome};
@@ -35,6 +39,16 @@ pub(super) struct GridId {
     pub(super) number: u64,
 }
 
+impl GridId {
+    pub(super) fn new(owner: &Owner, number: u64) -> Self {
+        Self {
+            client_priority: owner.client_priority,
+            stream_priority: owner.stream_priority,
+            number,
+        }
+    }
+}
+
 /// What a step came to.
 #[derive(Debug)]
 pub(super) enum Step {
@@ -42,11 +56,13 @@ pub(super) enum Step {
     Quiet,
     /// A grid is complete.
     Complete(GridId),
-    /// A block has failed.
+    /// The time has come for a descriptor that was scheduled.
+    Due(Scheduled),
+    /// A grid has failed.
     Failed(GridId, Failure),
 }
 
-/// Why a block failed.
+/// Why a grid failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
     /// The program did something that is not possible.
@@ -63,6 +79,9 @@ pub(super) enum Failure {
         #[source]
         error: BlockError,
     },
+    /// What it was to schedule when its last block had started could not be.
+    #[error(transparent)]
+    Chain(ChainError),
 }
 
 /// What is free on an SM.
@@ -146,15 +165,17 @@ pub(super) struct Gpu {
     board: Board,
     clock_khz: u64,
     sms: Vec<Sm>,
-    grids: BTreeMap<GridId, Grid>,
+    pub(super) grids: BTreeMap<GridId, Grid>,
+    /// Descriptors that others have scheduled and that have not begun.
+    pub(super) scheduled: HashMap<u64, Scheduled>,
     residents: HashMap<u64, Resident>,
     clusters: HashMap<u64, Cluster>,
-    /// When each running or finished block is next looked at. Entries of blocks that have gone are
-    /// skipped.
-    agenda: BinaryHeap<Reverse<(u64, u64)>>,
+    /// When each running or finished block is next looked at, and when each scheduled descriptor
+    /// begins. Entries of what has gone are skipped.
+    pub(super) agenda: BinaryHeap<Reverse<(u64, u64)>>,
     numbers: u64,
     pub(super) usage: Usage,
-    /// Descriptors that have completed.
+    /// Descriptors that have run something and completed.
     pub(super) completed: u64,
 }
 
@@ -170,6 +191,7 @@ impl Gpu {
             clock_khz,
             sms,
             grids: BTreeMap::new(),
+            scheduled: HashMap::new(),
             residents: HashMap::new(),
             clusters: HashMap::new(),
             agenda: BinaryHeap::new(),
@@ -188,10 +210,10 @@ impl Gpu {
     }
 
     pub(super) fn grids_pending(&self) -> u64 {
-        self.grids.len() as u64
+        (self.grids.len() + self.scheduled.len()) as u64
     }
 
-    /// The next number for a grid, block or cluster.
+    /// The next number for a grid, block, cluster or scheduled descriptor.
     pub(super) fn number(&mut self) -> u64 {
         self.numbers += 1;
         self.numbers
@@ -200,7 +222,8 @@ impl Gpu {
     /// When something is next to be done.
     pub(super) fn next_ns(&mut self) -> Option<u64> {
         while let Some(&Reverse((at_ns, id))) = self.agenda.peek() {
-            if self.residents.get(&id).is_some_and(|r| r.at_ns == at_ns) {
+            let block = self.residents.get(&id).is_some_and(|r| r.at_ns == at_ns);
+            if block || self.scheduled.contains_key(&id) {
                 return Some(at_ns);
             }
             self.agenda.pop();
@@ -235,12 +258,14 @@ impl Gpu {
         Some(grid)
     }
 
-    /// Takes all grids out that belong to somebody.
-    pub(super) fn remove_where(&mut self, theirs: impl Fn(&Grid) -> bool, now_ns: u64) {
+    /// Takes everything out that belongs to somebody.
+    pub(super) fn remove_where(&mut self, theirs: impl Fn(&Owner) -> bool, now_ns: u64) {
+        self.scheduled
+            .retain(|_, scheduled| !theirs(&scheduled.owner));
         let ids: Vec<GridId> = self
             .grids
             .iter()
-            .filter(|(_, grid)| theirs(grid))
+            .filter(|(_, grid)| theirs(&grid.owner))
             .map(|(&id, _)| id)
             .collect();
         for id in ids {
@@ -343,6 +368,7 @@ impl Gpu {
         let kernel = shape.kernel.clone();
         let sms: Vec<usize> = places.iter().map(|&i| shape.sms[i] as usize).collect();
         grid.resident += u32::try_from(sms.len()).unwrap_or(u32::MAX);
+        let has_all_started = shape.next.is_none();
         let cluster = shape.has_clusters().then(|| self.number());
         for (environment, sm) in environments.into_iter().zip(sms) {
             let block =
@@ -372,6 +398,9 @@ impl Gpu {
             self.agenda.push(Reverse((at_ns, number)));
         }
         self.usage.set_busy(true, at_ns);
+        if has_all_started {
+            self.pre_exit(id, at_ns).map_err(Failure::Chain)?;
+        }
         Ok(())
     }
 
@@ -401,6 +430,9 @@ impl Gpu {
         let Some(Reverse((at_ns, number))) = self.agenda.pop() else {
             return Step::Quiet;
         };
+        if let Some(scheduled) = self.scheduled.remove(&number) {
+            return Step::Due(scheduled);
+        }
         if self.residents[&number].state == State::Finished {
             return self.finish(number, at_ns);
         }
@@ -432,7 +464,7 @@ impl Gpu {
         let budget = (self.clock_khz * SLICE_NS / 1_000_000).clamp(least, most);
         let turn = resident
             .block
-            .run(&*grid.space, resident.at_ns, self.clock_khz, budget);
+            .run(&*grid.owner.space, resident.at_ns, self.clock_khz, budget);
         resident.at_ns = turn.end_ns.max(resident.at_ns);
         resident.state = match turn.outcome {
             Outcome::Yielded => State::Running,

@@ -30,19 +30,32 @@ pub(super) struct Needs {
     pub(super) shared_bytes: u32,
 }
 
+/// Whose work something is, and how urgent.
+#[derive(Clone, Debug)]
+pub(super) struct Owner {
+    pub(super) client: u64,
+    pub(super) context: u32,
+    pub(super) client_priority: u8,
+    pub(super) stream_priority: i32,
+    pub(super) space: Rc<AddressSpace>,
+}
+
 /// A descriptor in execution.
 #[derive(Debug)]
 pub(super) struct Grid {
-    pub(super) client: u64,
-    pub(super) context: u32,
+    pub(super) owner: Owner,
+    /// Where it lies; `None` if the driver brought it.
+    pub(super) address: Option<u64>,
     pub(super) descriptor: Descriptor,
-    pub(super) space: Rc<AddressSpace>,
     /// Missing for a NULL descriptor.
     pub(super) shape: Option<Shape>,
     /// Blocks on SMs now.
     pub(super) resident: u32,
     /// From when on blocks may start.
     pub(super) from_ns: u64,
+    /// When the row of NULL descriptors began of which this is the latest; `None` for one that runs
+    /// something.
+    pub(super) idle_since_ns: Option<u64>,
     /// When the last block so far ended.
     pub(super) end_ns: u64,
 }

@@ -6,15 +6,18 @@
 //! happens when the wall clock gets there. If the interpreter is too slow, modelled time lags behind
 //! the clock; the lag is recorded, never hidden, and nothing is skipped.
 //!
-//! What a stream's head does when it begins is in `begin`; what follows from the completion of a
-//! descriptor (releases, latch, the next operation of the stream) in `complete_grid`; what a fault
-//! does to its author and, as under MPS, to all others on that GPU in `fail`.
+//! What a stream's head does when it begins is in `begin`; how a descriptor begins, and what follows from
+//! its completion (releases, latch, the next operation of the stream, dependents), in [`launch`]; what a
+//! fault does to its author and, as under MPS, to all others on that GPU in `fail_context`.
 //!
 //! Copies, fills and host functions take no modelled time.
 
+mod chain;
 mod client;
 mod gpu;
 mod grid;
+mod launch;
+mod null;
 mod requests;
 mod space;
 mod transfer;
@@ -28,14 +31,13 @@ use nix::unistd::Pid;
 
 use crate::board::Board;
 use crate::config::Config;
-use crate::descriptor::{Descriptor, DescriptorError};
 use crate::page::StatusPage;
 use crate::ptx::{self, Fault, Memory};
 use crate::shared::SharedMemory;
 use crate::wire::{GpuReport, Op, ProcessReport, Reply, Request};
 use client::{Client, Running};
 use gpu::{Failure, Gpu, GridId, Step};
-use grid::{Grid, GridError, Shape};
+use grid::Owner;
 
 /// What a context fails with; numbers of CUDA.
 mod error_code {
@@ -57,6 +59,9 @@ const MESSAGES_PER_STEP: usize = 64;
 pub trait Answer: Send + std::fmt::Debug {
     /// Sends a reply, or gives the client up.
     fn reply(&self, reply: &Reply);
+
+    /// Ends the conversation.
+    fn end(&self);
 }
 
 /// Something that happened to a client.
@@ -235,16 +240,23 @@ impl Engine {
                 module,
             } => self.serve(client, request, memory, module),
             Inbound::Left { client } => {
-                self.drop_work(|grid| grid.client == client);
-                self.clients.remove(&client);
-                self.dispatch_all();
+                self.forget(client);
             }
             Inbound::Stop => {}
         }
     }
 
-    /// Takes grids off all GPUs.
-    fn drop_work(&mut self, theirs: impl Fn(&Grid) -> bool) {
+    /// Takes away everything of a client that has ended.
+    fn forget(&mut self, client: u64) {
+        if let Some(client) = self.clients.remove(&client) {
+            client.answer.end();
+        }
+        self.drop_work(|owner| owner.client == client);
+        self.dispatch_all();
+    }
+
+    /// Takes work off all GPUs.
+    fn drop_work(&mut self, theirs: impl Fn(&Owner) -> bool) {
         for index in 0..self.gpus.len() {
             let now_ns = self.gpu_now_ns(index);
             self.gpus[index].remove_where(&theirs, now_ns);
@@ -270,6 +282,7 @@ impl Engine {
         match self.gpus[gpu].step() {
             Step::Quiet => {}
             Step::Complete(id) => self.complete_grid(gpu, id),
+            Step::Due(scheduled) => self.start_scheduled(gpu, &scheduled),
             Step::Failed(id, failure) => self.fail_grid(gpu, id, &failure),
         }
     }
@@ -312,18 +325,14 @@ impl Engine {
                 priority,
             } => {
                 stream.running = Some(Running::Latch(latch));
-                let start = Start::Driver(priority);
-                return self.launch(client_id, stream_id, from_ns, &descriptor, start);
-            }
-            Op::LaunchAt { address } => {
-                let mut descriptor = vec![0; crate::wire::DESCRIPTOR_BYTES];
-                match space.load(address, &mut descriptor) {
-                    Ok(()) => {
-                        let start = Start::Scheduled;
-                        return self.launch(client_id, stream_id, from_ns, &descriptor, start);
-                    }
-                    Err(fault) => Err(fault),
-                }
+                let owner = Owner {
+                    client: client_id,
+                    context,
+                    client_priority: client.priority,
+                    stream_priority: priority.unwrap_or(stream.priority),
+                    space,
+                };
+                return self.start_launch(owner, &descriptor, from_ns);
             }
             Op::HostFunction => {
                 stream.running = Some(Running::HostFunction);
@@ -366,92 +375,6 @@ impl Engine {
         }
     }
 
-    /// Starts what a descriptor's bytes describe.
-    fn launch(&mut self, client_id: u64, stream_id: u32, from_ns: u64, bytes: &[u8], start: Start) {
-        // PANIC: the caller holds the stream's head in its hands.
-        let client = self.clients.get_mut(&client_id).expect("the client");
-        let stream = client.streams.get_mut(&stream_id).expect("the stream");
-        let context_id = stream.context;
-        let context = &client.contexts[&context_id];
-        let index = context.gpu as usize;
-        let gpu = &mut self.gpus[index];
-        let id = GridId {
-            client_priority: client.priority,
-            stream_priority: match start {
-                Start::Driver(Some(priority)) => priority,
-                _ => stream.priority,
-            },
-            number: gpu.number(),
-        };
-        if start == Start::Scheduled {
-            stream.running = Some(Running::Grid(id));
-        }
-        let read = Descriptor::read(bytes).map_err(LaunchError::from);
-        let grid = read.and_then(|mut descriptor| {
-            if let Some(work) = descriptor.work.as_mut()
-                && start != Start::Scheduled
-            {
-                work.restart();
-            }
-            let work = descriptor.work.as_ref();
-            let shape = work
-                .map(|work| Shape::new(work, gpu.board(), &context.space, id.number))
-                .transpose()?;
-            Ok(Grid {
-                client: client_id,
-                context: context_id,
-                shape,
-                descriptor,
-                space: context.space.clone(),
-                resident: 0,
-                from_ns,
-                end_ns: from_ns,
-            })
-        });
-        match grid {
-            Ok(grid) => {
-                let complete = grid.is_complete();
-                let failure = gpu.add(id, grid);
-                if complete {
-                    self.complete_grid(index, id);
-                } else {
-                    self.after_dispatch(index, failure);
-                }
-            }
-            Err(error) => {
-                self.fail_context(client_id, context_id, error.code(), &error.to_string())
-            }
-        }
-    }
-
-    /// Does what a descriptor asks for on completion, and goes on in its stream.
-    fn complete_grid(&mut self, gpu: usize, id: GridId) {
-        let Some(grid) = self.gpus[gpu].remove(id) else {
-            return;
-        };
-        self.gpus[gpu].completed += 1;
-        let released = grid.descriptor.releases.iter().try_for_each(|release| {
-            grid.space
-                .store(release.address, &release.bytes(grid.end_ns))
-        });
-        if let Err(fault) = released {
-            let what = format!("a release semaphore: {fault}");
-            self.fail_context(grid.client, grid.context, fault_code(fault), &what);
-            return;
-        }
-        if let Some(client) = self.clients.get_mut(&grid.client) {
-            let latch = grid.descriptor.arrival.map(Running::Latch);
-            for what in [Some(Running::Grid(id)), latch].into_iter().flatten() {
-                if let Some(stream) = client.stream_running(grid.context, what) {
-                    client.complete(stream, grid.end_ns);
-                }
-            }
-        }
-        self.pump(grid.client);
-        let failure = self.gpus[gpu].dispatch(grid.end_ns);
-        self.after_dispatch(gpu, failure);
-    }
-
     fn fail_grid(&mut self, gpu: usize, id: GridId, failure: &Failure) {
         let Some(grid) = self.gpus[gpu].remove(id) else {
             return;
@@ -459,19 +382,28 @@ impl Engine {
         let error = match failure {
             Failure::Fault { fault, .. } => fault_code(*fault),
             Failure::Block { .. } => error_code::LAUNCH_FAILED,
+            Failure::Chain(error) => error.code(),
         };
-        self.fail_context(grid.client, grid.context, error, &failure.to_string());
+        self.fail_owner(&grid.owner, error, &failure.to_string());
+    }
+
+    fn fail_owner(&mut self, owner: &Owner, error: u32, what: &str) {
+        self.fail_context(owner.client, owner.context, error, what);
     }
 
     /// Ends a context with an error of its own making, and every other context on the same GPU with
-    /// it: under MPS they are one fault domain.
+    /// it: under MPS they are one fault domain. Work that failed because its process has ended is no
+    /// error: it goes with the process.
     fn fail_context(&mut self, client: u64, context: u32, error: u32, what: &str) {
-        let Some((pid, gpu)) = self.clients.get(&client).and_then(|entry| {
-            let gpu = entry.contexts.get(&context)?.gpu;
-            Some((entry.pid, gpu))
+        let Some((pid, gpu, is_gone)) = self.clients.get(&client).and_then(|entry| {
+            let context = entry.contexts.get(&context)?;
+            Some((entry.pid, context.gpu, context.space.is_gone()))
         }) else {
             return;
         };
+        if is_gone {
+            return self.forget(client);
+        }
         eprintln!("simgpu: GPU {gpu}: process {pid}: error {error}: {what}");
         let now_ns = self.gpu_now_ns(gpu as usize);
         self.gpus[gpu as usize].remove_where(|_| true, now_ns);
@@ -526,34 +458,6 @@ impl Engine {
                 }
             })
             .collect()
-    }
-}
-
-/// Who starts a descriptor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Start {
-    /// The driver's own launch, which resets RESUME; perhaps with a priority of its own.
-    Driver(Option<i32>),
-    /// Another descriptor, or a test in its place: RESUME stands.
-    Scheduled,
-}
-
-/// Why a launch failed before its first block.
-#[derive(Debug, thiserror::Error)]
-enum LaunchError {
-    #[error(transparent)]
-    Descriptor(#[from] DescriptorError),
-    #[error(transparent)]
-    Grid(#[from] GridError),
-}
-
-impl LaunchError {
-    fn code(&self) -> u32 {
-        match self {
-            Self::Grid(GridError::Program(_)) => error_code::INVALID_PC,
-            Self::Grid(GridError::Bank(_)) => error_code::ILLEGAL_ADDRESS,
-            _ => error_code::LAUNCH_FAILED,
-        }
     }
 }
 

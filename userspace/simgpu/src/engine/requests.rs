@@ -140,7 +140,7 @@ impl Engine {
     }
 
     fn close_context(&mut self, client: u64, context: u32) -> Result<Reply, Refusal> {
-        self.drop_work(|grid| grid.client == client && grid.context == context);
+        self.drop_work(|owner| owner.client == client && owner.context == context);
         let closed = self.client(client)?.close_context(context);
         self.dispatch_all();
         closed.then_some(Reply::Done).ok_or(Refusal::Unknown)

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use memmap2::{MmapOptions, MmapRaw};
+use nix::errno::Errno;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
 use nix::unistd::Pid;
 
@@ -80,6 +81,8 @@ pub(super) struct AddressSpace {
     next: Cell<u64>,
     /// Device memory in use.
     used_bytes: Cell<u64>,
+    /// Whether the process was found to have ended.
+    is_gone: Cell<bool>,
     programs: RefCell<BTreeMap<u64, Arc<Kernel>>>,
 }
 
@@ -93,6 +96,7 @@ impl AddressSpace {
             hot: Cell::new(0),
             next: Cell::new(base),
             used_bytes: Cell::new(0),
+            is_gone: Cell::new(false),
             programs: RefCell::default(),
         }
     }
@@ -105,6 +109,12 @@ impl AddressSpace {
     /// Device memory in use.
     pub(super) fn used_bytes(&self) -> u64 {
         self.used_bytes.get()
+    }
+
+    /// Whether an access failed because the process has ended: its own memory goes before its
+    /// connection does.
+    pub(super) fn is_gone(&self) -> bool {
+        self.is_gone.get()
     }
 
     /// What an allocation of `bytes` takes.
@@ -191,7 +201,20 @@ impl AddressSpace {
         let remote = [remote(address, bytes.len()).ok_or(fault)?];
         let wanted = bytes.len();
         let read = process_vm_readv(self.pid, &mut [IoSliceMut::new(bytes)], &remote);
-        if read == Ok(wanted) {
+        self.reached(read, wanted, fault)
+    }
+
+    /// Judges what the kernel says to an access to the client's memory.
+    fn reached(
+        &self,
+        result: nix::Result<usize>,
+        wanted: usize,
+        fault: Fault,
+    ) -> Result<(), Fault> {
+        if result == Err(Errno::ESRCH) {
+            self.is_gone.set(true);
+        }
+        if result == Ok(wanted) {
             Ok(())
         } else {
             Err(fault)
@@ -214,9 +237,7 @@ impl AddressSpace {
             }
             let remote = [remote(address, part.len()).ok_or(fault)?];
             let written = process_vm_writev(self.pid, &[IoSlice::new(part)], &remote);
-            if written != Ok(part.len()) {
-                return Err(fault);
-            }
+            self.reached(written, part.len(), fault)?;
         }
         Ok(())
     }

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! What is executed is the descriptor: masks, parts of a grid, clusters, releases, copies.
+//! What is executed is the descriptor: masks, parts of a grid, clusters, releases.
 
-use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use cudarc::driver::sys::{self, CUresult};
@@ -9,14 +8,13 @@ use lithos_descriptor::TpcMask;
 use lithos_descriptor::hopper::{Descriptor, Kind, Words, fields as f};
 use simgpu::config::Options;
 
-use crate::cuda::{NULL, Parameter, Program, get, ok, read, stream, synchronize, words, write};
+use crate::cuda::{NULL, Parameter, Program, get, ok, read, stream, synchronize, words};
 use crate::hook;
 use crate::simulation::{Simulation, options};
 
 pub(crate) const PROGRAMS: &[crate::Program] = &[
     ("masked", masked),
     ("parts", parts),
-    ("copied", copied),
     ("stamped", stamped),
     ("clustered", clustered),
     ("hanging", hanging),
@@ -38,9 +36,6 @@ pub(crate) const TESTS: &[crate::Test] = &[
             Simulation::new(&options()).run("parts");
         },
     ),
-    ("a_copied_descriptor_runs_from_its_own_resume", || {
-        Simulation::new(&options()).run("copied");
-    }),
     ("release_semaphores_write_stamps_of_the_wall_clock", || {
         Simulation::new(&options()).run("stamped");
     }),
@@ -145,39 +140,6 @@ fn parts() {
     hook::edit(|words| f::QMD_TYPE.set(words, 1));
     let (counts, _) = mark(&program, [4, 1, 1], 0);
     assert_eq!(counts, [0; 4]);
-}
-
-fn copied() {
-    let program = Program::new();
-    hook::subscribe();
-    let kept = Arc::new(Mutex::new(None));
-    let keep = kept.clone();
-    hook::edit(move |words| *keep.lock().expect("kept") = Some(*words));
-    let (counts, sms) = (words(60), words(60));
-    let parameters = [
-        Parameter::Address(counts),
-        Parameter::Address(sms),
-        Parameter::Word(0),
-    ];
-    program.launch("mark", [5, 4, 3], 32, NULL, &parameters);
-    synchronize();
-    hook::leave_alone();
-    let mut copy: Words = kept.lock().expect("kept").expect("a descriptor");
-    f::RELEASE_ENABLE.at(0).set(&mut copy, 0);
-    f::ARRIVE_AT_LATCH_VALID.set(&mut copy, 0);
-    // From the middle of a row of slice 1 to the end of slice 1.
-    f::GRID_WIDTH_RESUME.set(&mut copy, 2);
-    f::GRID_HEIGHT_RESUME.set(&mut copy, 1);
-    f::GRID_DEPTH_RESUME.set(&mut copy, 1);
-    f::GRID_DEPTH.set(&mut copy, 2);
-    let place = words(copy.len());
-    write(place, &copy);
-    hook::launch_at(NULL, place);
-    synchronize();
-    let expected: Vec<u32> = (0..60)
-        .map(|i| 1 + u32::from((27..40).contains(&i)))
-        .collect();
-    assert_eq!(read(counts, 60), expected);
 }
 
 /// Nanoseconds since 1970.

@@ -19,7 +19,6 @@ type Callback = extern "C" fn(*mut c_void, c_int, c_int, *const usize);
 type Subscribe = extern "C" fn(*mut c_uint, Callback, *mut c_void) -> c_int;
 type Unsubscribe = extern "C" fn(c_uint) -> c_int;
 type Enable = extern "C" fn(c_uint, c_uint, c_int, c_int) -> c_int;
-type LaunchAt = extern "C" fn(*mut c_void, u64) -> c_int;
 
 /// What to do with the next descriptors.
 type Edit = Box<dyn FnMut(&mut Words) + Send>;
@@ -54,44 +53,44 @@ static INSIDE: Mutex<Option<fn()>> = Mutex::new(None);
 /// Launch descriptors that were seen.
 static DESCRIPTORS: AtomicU32 = AtomicU32::new(0);
 
-/// The entries of an export table.
-fn table(id: [u8; 16]) -> *const usize {
+/// The entries of the table with the callbacks.
+fn table() -> *const usize {
     let mut table = std::ptr::null();
     let id = CUuuid {
         // SAFETY: bytes are bytes, whatever their sign.
-        bytes: unsafe { std::mem::transmute::<[u8; 16], [c_char; 16]>(id) },
+        bytes: unsafe { std::mem::transmute::<[u8; 16], [c_char; 16]>(CALLBACK_TABLE) },
     };
     // SAFETY: gives a table through its first argument.
     ok(unsafe { sys::cuGetExportTable(&raw mut table, &raw const id) });
     table.cast()
 }
 
-/// An entry of a table, as the function that it is.
+/// An entry of the table, as the function that it is.
 ///
 /// # Safety
 ///
 /// The entry must be a function of this type.
-unsafe fn entry<F: Copy>(id: [u8; 16], index: usize) -> F {
+unsafe fn entry<F: Copy>(index: usize) -> F {
     assert_eq!(size_of::<F>(), size_of::<usize>());
     // SAFETY: the table has the entry, and the caller knows its type.
-    unsafe { table(id).add(index).cast::<F>().read() }
+    unsafe { table().add(index).cast::<F>().read() }
 }
 
 pub(crate) fn subscribe_raw(handle: &mut c_uint) -> c_int {
     // SAFETY: entry 3 of this table.
-    let subscribe: Subscribe = unsafe { entry(CALLBACK_TABLE, 3) };
+    let subscribe: Subscribe = unsafe { entry(3) };
     subscribe(handle, callback, std::ptr::without_provenance_mut(7))
 }
 
 pub(crate) fn unsubscribe(handle: c_uint) -> c_int {
     // SAFETY: entry 4 of this table.
-    let unsubscribe: Unsubscribe = unsafe { entry(CALLBACK_TABLE, 4) };
+    let unsubscribe: Unsubscribe = unsafe { entry(4) };
     unsubscribe(handle)
 }
 
 pub(crate) fn enable(on: bool, handle: c_uint, domain: c_int, id: c_int) -> c_int {
     // SAFETY: entry 6 of this table.
-    let enable: Enable = unsafe { entry(CALLBACK_TABLE, 6) };
+    let enable: Enable = unsafe { entry(6) };
     enable(on.into(), handle, domain, id)
 }
 
@@ -131,13 +130,6 @@ pub(crate) fn call_inside(inside: Option<fn()>) {
 /// Meddles with every call that is watched from now on, or leaves them alone.
 pub(crate) fn meddle(meddling: Option<Meddling>) {
     *MEDDLING.lock().expect("the meddling") = meddling;
-}
-
-/// Runs the descriptor at a GPU address.
-pub(crate) fn launch_at(stream: sys::CUstream, address: u64) {
-    // SAFETY: entry 1 of this table.
-    let launch_at: LaunchAt = unsafe { entry(*b"simgpu launch at", 1) };
-    assert_eq!(launch_at(stream.cast(), address), 0);
 }
 
 extern "C" fn callback(user: *mut c_void, domain: c_int, id: c_int, words: *const usize) {

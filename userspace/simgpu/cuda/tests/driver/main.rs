@@ -7,6 +7,7 @@
 
 mod basics;
 mod callbacks;
+mod chains;
 mod cuda;
 mod descriptors;
 mod hook;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
     let programs: Vec<Program> = [
         basics::PROGRAMS,
         callbacks::PROGRAMS,
+        chains::PROGRAMS,
         descriptors::PROGRAMS,
         memory::PROGRAMS,
         sharing::PROGRAMS,
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
     let tests: Vec<Test> = [
         basics::TESTS,
         callbacks::TESTS,
+        chains::TESTS,
         descriptors::TESTS,
         memory::TESTS,
         sharing::TESTS,
