@@ -10,16 +10,20 @@
 //! every statement has a process of its own: this executable plays both sides, and in the process that
 //! is to show a statement, a variable names it (`statement.rs`).
 //!
-//! - `subscriber.rs`, `subject.rs`: what statements are made with: callbacks, and a GPU with kernels.
+//! - `subscriber.rs`, `subject.rs`, `stay.rs`, `arena.rs`: what statements are made with: callbacks, a GPU
+//!   with kernels, blocks that stay, and memory for chains.
 //! - `hook.rs`, `launches.rs`, `masks.rs`, `clusters.rs`, `cooperative.rs`, `ends.rs`, `releases.rs`,
-//!   `queues.rs`: the statements by what they are about.
+//!   `queues.rs`, `chains.rs`, `gates.rs`: the statements by what they are about.
 //! - `graphs.rs`, `green.rs`, `eight_queues.rs`: what only a real GPU can show, because simgpu has no CUDA
 //!   graphs, no green contexts, and a queue for every stream.
 
+mod arena;
+mod chains;
 mod clusters;
 mod cooperative;
 mod eight_queues;
 mod ends;
+mod gates;
 mod graphs;
 mod green;
 mod hook;
@@ -28,6 +32,7 @@ mod masks;
 mod queues;
 mod releases;
 mod statement;
+mod stay;
 mod subject;
 mod subscriber;
 
@@ -37,7 +42,7 @@ use libtest_mimic::Arguments;
 use statement::Statement;
 
 /// What every GPU must do, simulated or real.
-const EVERYWHERE: [&[Statement]; 8] = [
+const EVERYWHERE: [&[Statement]; 10] = [
     hook::STATEMENTS,
     launches::STATEMENTS,
     masks::STATEMENTS,
@@ -46,6 +51,8 @@ const EVERYWHERE: [&[Statement]; 8] = [
     ends::STATEMENTS,
     releases::STATEMENTS,
     queues::STATEMENTS,
+    chains::STATEMENTS,
+    gates::STATEMENTS,
 ];
 /// What simgpu does not simulate.
 const REAL_ONLY: [&[Statement]; 3] = [

@@ -54,12 +54,14 @@ pub(crate) struct Subject {
     scratch: Buffer,
     /// Says how often each block of a grid ran; for any grid, of 32 threads and more.
     pub(crate) trace: Kernel,
+    /// Has every block stay until it is told to go: see [`crate::stay`].
+    pub(crate) stay: Kernel,
     work: Kernel,
     clock: Kernel,
     remask: Kernel,
     meet: Kernel,
     // Kernels end with their modules.
-    _modules: [Module; 3],
+    _modules: [Module; 4],
     _context: cuda::Context,
 }
 
@@ -78,20 +80,21 @@ impl Subject {
         cuda::initialise().expect("the driver");
         let gpu = Gpu::find(0).expect("a GPU");
         let context = gpu.primary().expect("a context");
-        let [work, trace, meet] =
-            [source::WORK, source::TRACE, source::MEET].map(|ptx| Module::load(ptx).expect("PTX"));
+        let sources = [source::WORK, source::TRACE, source::MEET, source::STAY];
+        let [work, trace, meet, stay] = sources.map(|ptx| Module::load(ptx).expect("PTX"));
         let kernel = |module: &Module, name| module.kernel(name).expect("a kernel");
         let subject = Self {
             subscriber: Subscriber::new(),
             gpu,
             stream: Stream::new().expect("a stream"),
             scratch: buffer(SCRATCH_BLOCKS + 3),
+            stay: kernel(&stay, c"stay"),
             work: kernel(&work, c"work"),
             trace: kernel(&trace, c"trace"),
             clock: kernel(&trace, c"clock"),
             remask: kernel(&trace, c"remask"),
             meet: kernel(&meet, c"meet"),
-            _modules: [work, trace, meet],
+            _modules: [work, trace, meet, stay],
             _context: context,
         };
         for kernel in [subject.work, subject.meet] {

@@ -26,6 +26,8 @@ pub mod source {
     pub const WORK: &str = include_str!("../../kernels/work.ptx");
     /// `meet`: blocks that wait for each other.
     pub const MEET: &str = include_str!("../../kernels/meet.ptx");
+    /// `stay`: blocks that stay until they are told to go.
+    pub const STAY: &str = include_str!("../../kernels/stay.ptx");
     /// `in_clusters`: blocks that come in clusters.
     pub const CLUSTER: &str = include_str!("../../kernels/cluster.ptx");
     /// `trace`: how often each block of a grid ran, and the grid that it saw; `clock`: the GPU's time.
