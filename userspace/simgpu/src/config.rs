@@ -32,6 +32,10 @@ pub struct Options {
     /// How far modelled time may lag behind the wall clock before the simulation counts as failed.
     #[arg(long, default_value_t = 100)]
     pub tolerance_ms: u64,
+    /// Makes the death of a client what it is under MPS: its work goes on for so long, and what of it is
+    /// not over then ends everybody on the GPU. On an H100 it is 5 to 10 ms. Without, nobody is harmed.
+    #[arg(long, value_name = "MS")]
+    pub mps_death_ms: Option<u64>,
 }
 
 /// What was wrong with the options.
@@ -68,6 +72,8 @@ pub struct Config {
     pub memory_bytes: u64,
     /// The lag that is tolerated.
     pub tolerance_ns: u64,
+    /// How long the memory of a client outlives it, as under MPS; `None` if its work goes with it.
+    pub death_ns: Option<u64>,
 }
 
 /// The most device memory: half of what an address range of a GPU spans.
@@ -104,6 +110,7 @@ impl TryFrom<&Options> for Config {
             clock_khz,
             memory_bytes: options.memory_mib << 20,
             tolerance_ns: options.tolerance_ms.saturating_mul(1_000_000),
+            death_ns: options.mps_death_ms.map(|ms| ms.saturating_mul(1_000_000)),
         })
     }
 }

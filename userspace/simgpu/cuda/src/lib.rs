@@ -17,6 +17,7 @@ mod device;
 mod driver;
 mod error;
 mod event;
+mod file;
 mod host_function;
 mod launch;
 mod library;

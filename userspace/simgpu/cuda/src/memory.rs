@@ -2,10 +2,12 @@
 //! Memory: allocating, registering, asking about.
 //!
 //! Everything that has an address lives in one table: device memory, pinned host memory (shared with
-//! the server) and registered host memory (reached by the server at the program's own address).
+//! the server) and registered host memory (shared likewise if there is a [`file`] behind it, and otherwise
+//! reached by the server at the program's own address).
 
 use std::collections::BTreeMap;
 use std::ffi::{c_int, c_uint, c_void};
+use std::os::fd::AsFd;
 use std::sync::Mutex;
 
 use simgpu::shared::SharedMemory;
@@ -14,6 +16,7 @@ use simgpu::wire::{Op, Reply, Request};
 use crate::context::{self, Context};
 use crate::driver::{Driver, driver};
 use crate::error::{Error, Outcome};
+use crate::file;
 use crate::lock;
 use crate::stream;
 use crate::symbols::Call;
@@ -309,13 +312,22 @@ pub(crate) unsafe fn host_register(
         return Err(Error::INVALID_VALUE);
     }
     let address = pointer.addr() as u64;
-    let request = Request::MapRemote {
-        address,
-        bytes: bytes as u64,
-    };
-    driver.ask(&request, None)?;
+    let bytes = bytes as u64;
+    match file::behind(address, bytes) {
+        Some((file, offset)) => {
+            let request = Request::MapShared {
+                address,
+                bytes,
+                offset,
+            };
+            driver.ask(&request, Some(file.as_fd()))?;
+        }
+        None => {
+            driver.ask(&Request::MapRemote { address, bytes }, None)?;
+        }
+    }
     let allocation = Allocation {
-        bytes: bytes as u64,
+        bytes,
         context: context.number,
         gpu: context.gpu,
         kind: Kind::Registered(flags),

@@ -38,6 +38,8 @@ pub(super) struct Client {
     pub(super) events: HashMap<u32, (u64, u64)>,
     /// The next ticket.
     pub(super) tickets: u64,
+    /// When its memory goes, if it has ended.
+    pub(super) gone_ns: Option<u64>,
 }
 
 /// Host memory that every GPU of a client sees.
@@ -143,6 +145,7 @@ impl Client {
             host: BTreeMap::new(),
             events: HashMap::new(),
             tickets: 0,
+            gone_ns: None,
         }
     }
 

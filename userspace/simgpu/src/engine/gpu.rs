@@ -213,6 +213,13 @@ impl Gpu {
         (self.grids.len() + self.scheduled.len()) as u64
     }
 
+    /// Whose work it is that a client has on this GPU, if it has any.
+    pub(super) fn work_of(&self, client: u64) -> Option<&Owner> {
+        let grids = self.grids.values().map(|grid| &grid.owner);
+        let scheduled = self.scheduled.values().map(|scheduled| &scheduled.owner);
+        grids.chain(scheduled).find(|owner| owner.client == client)
+    }
+
     /// The next number for a grid, block, cluster or scheduled descriptor.
     pub(super) fn number(&mut self) -> u64 {
         self.numbers += 1;

@@ -8,12 +8,14 @@
 //!
 //! What a stream's head does when it begins is in `begin`; how a descriptor begins, and what follows from
 //! its completion (releases, latch, the next operation of the stream, dependents), in [`launch`]; what a
-//! fault does to its author and, as under MPS, to all others on that GPU in `fail_context`.
+//! fault does to its author and, as under MPS, to all others on that GPU in `fail_context`; how a client
+//! ends in [`death`].
 //!
 //! Copies, fills and host functions take no modelled time.
 
 mod chain;
 mod client;
+mod death;
 mod gpu;
 mod grid;
 mod launch;
@@ -139,6 +141,15 @@ fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// What is to be done next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    /// What is first on this GPU's agenda.
+    Gpu(usize),
+    /// The memory of this client goes.
+    Death(u64),
+}
+
 /// Owns the simulated GPUs. Runs on one thread, which makes it.
 #[derive(Debug)]
 pub struct Engine {
@@ -171,11 +182,16 @@ impl Engine {
         loop {
             let wait = match self.next() {
                 None => Duration::MAX,
-                Some((at_ns, gpu)) => {
+                Some((at_ns, due)) => {
                     let now_ns = self.clock.now_ns();
-                    if at_ns <= now_ns {
-                        self.behind_ns[gpu] = self.behind_ns[gpu].max(now_ns - at_ns);
-                        self.step(gpu);
+                    match due {
+                        _ if at_ns > now_ns => {}
+                        Due::Gpu(gpu) => {
+                            self.behind_ns[gpu] = self.behind_ns[gpu].max(now_ns - at_ns);
+                            self.step(gpu);
+                            self.forget_idle();
+                        }
+                        Due::Death(client) => self.bury(client),
                     }
                     Duration::from_nanos(at_ns.saturating_sub(now_ns))
                 }
@@ -210,12 +226,16 @@ impl Engine {
             .map_or(now_ns, |at_ns| at_ns.min(now_ns))
     }
 
-    /// The earliest moment on any GPU's agenda.
-    fn next(&mut self) -> Option<(u64, usize)> {
+    /// The earliest moment at which something is to be done.
+    fn next(&mut self) -> Option<(u64, Due)> {
+        let death = self
+            .next_death()
+            .map(|(at_ns, client)| (at_ns, Due::Death(client)));
         self.gpus
             .iter_mut()
             .enumerate()
-            .filter_map(|(index, gpu)| Some((gpu.next_ns()?, index)))
+            .filter_map(|(index, gpu)| Some((gpu.next_ns()?, Due::Gpu(index))))
+            .chain(death)
             .min()
     }
 
@@ -240,26 +260,9 @@ impl Engine {
                 module,
             } => self.serve(client, request, memory, module),
             Inbound::Left { client } => {
-                self.forget(client);
+                self.leave(client);
             }
             Inbound::Stop => {}
-        }
-    }
-
-    /// Takes away everything of a client that has ended.
-    fn forget(&mut self, client: u64) {
-        if let Some(client) = self.clients.remove(&client) {
-            client.answer.end();
-        }
-        self.drop_work(|owner| owner.client == client);
-        self.dispatch_all();
-    }
-
-    /// Takes work off all GPUs.
-    fn drop_work(&mut self, theirs: impl Fn(&Owner) -> bool) {
-        for index in 0..self.gpus.len() {
-            let now_ns = self.gpu_now_ns(index);
-            self.gpus[index].remove_where(&theirs, now_ns);
         }
     }
 
@@ -392,8 +395,8 @@ impl Engine {
     }
 
     /// Ends a context with an error of its own making, and every other context on the same GPU with
-    /// it: under MPS they are one fault domain. Work that failed because its process has ended is no
-    /// error: it goes with the process.
+    /// it: under MPS they are one fault domain. Where a death harms nobody, work that failed because its
+    /// process has ended is no error: it goes with the process.
     fn fail_context(&mut self, client: u64, context: u32, error: u32, what: &str) {
         let Some((pid, gpu, is_gone)) = self.clients.get(&client).and_then(|entry| {
             let context = entry.contexts.get(&context)?;
@@ -401,7 +404,7 @@ impl Engine {
         }) else {
             return;
         };
-        if is_gone {
+        if is_gone && self.config.death_ns.is_none() {
             return self.forget(client);
         }
         eprintln!("simgpu: GPU {gpu}: process {pid}: error {error}: {what}");

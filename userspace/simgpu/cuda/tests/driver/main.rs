@@ -9,6 +9,7 @@ mod basics;
 mod callbacks;
 mod chains;
 mod cuda;
+mod deaths;
 mod descriptors;
 mod hook;
 mod memory;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         basics::PROGRAMS,
         callbacks::PROGRAMS,
         chains::PROGRAMS,
+        deaths::PROGRAMS,
         descriptors::PROGRAMS,
         memory::PROGRAMS,
         sharing::PROGRAMS,
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         basics::TESTS,
         callbacks::TESTS,
         chains::TESTS,
+        deaths::TESTS,
         descriptors::TESTS,
         memory::TESTS,
         sharing::TESTS,

@@ -32,6 +32,7 @@ pub(crate) fn options() -> Options {
         speed_factor: 1.0,
         memory_mib: 1024,
         tolerance_ms: 100,
+        mps_death_ms: None,
     }
 }
 
@@ -79,8 +80,14 @@ impl Simulation {
 
     /// Starts a program that talks to the test.
     pub(crate) fn start(&self, program: &str) -> Running {
+        self.start_with(program, &[])
+    }
+
+    /// The same, with more in its environment.
+    pub(crate) fn start_with(&self, program: &str, environment: &[(&str, &str)]) -> Running {
         let mut child = self
             .command(program)
+            .envs(environment.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

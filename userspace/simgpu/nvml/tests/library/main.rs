@@ -84,6 +84,7 @@ impl Simulation {
             speed_factor: 1.0,
             memory_mib: 1024,
             tolerance_ms: 10_000,
+            mps_death_ms: None,
         };
         let config = Config::try_from(&options).expect("a configuration");
         let folder = tempfile::tempdir().expect("a folder");
