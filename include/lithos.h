@@ -31,7 +31,7 @@
 #include <linux/ioctl.h>
 #include <linux/types.h>
 
-/* Version 1: grants of masks, launch records with completion stamps. Gates are laid out, not used. */
+/* Version 1: grants of masks, launch records with completion stamps, chains of atoms behind gates. */
 #define LITHOS_ABI_VERSION 1
 
 #define LITHOS_TPCS_MAX 128	/* mask bits of a launch descriptor */
@@ -56,14 +56,22 @@ struct lithos_tpcs {
 struct lithos_grant {
 	__u64 sequence;
 	struct lithos_tpcs tpcs;	/* TPCs that launches may use; never empty once granted */
-	__u32 flags;			/* LITHOS_GRANT_* */
-	__u32 reserved;
+	__u64 reserved;
 	__u64 atom_ns;			/* target length of an atom; 0: never split */
 	__u64 outstanding_ns;		/* bound on predicted unfinished work; 0: none */
 	__u64 reserved2[8];
 };
 
-#define LITHOS_GRANT_HOLD 1		/* gates are to be shut (not used in version 1) */
+/*
+ * What the gates of a channel's chains are to do: the *order*, a word of the grant page. Whoever writes
+ * it, the scheduler, fences (sequentially consistent) and then stores the same into the gates of
+ * the chains that are published; whoever publishes a chain fences and then looks at the order, stores it
+ * into the chain's gates if it is not what they say, and looks again until it is. So no
+ * chain runs on behind gates that should be shut. HALT is the last order that a channel gets.
+ */
+#define LITHOS_ORDER_OPEN 0
+#define LITHOS_ORDER_SHUT 1
+#define LITHOS_ORDER_HALT 2
 
 /*
  * How old `heartbeat_ns` may be before a launch takes it that nobody schedules. Who schedules beats
@@ -112,7 +120,8 @@ struct lithos_region {
  * sequence = n + 1 (release); latest = n + 1 (release).
  * `broker` (sequentially consistent) selects the fail-static slot instead, and so does a heartbeat that
  * is older than LITHOS_HEARTBEAT_STALE_NS (0: nobody ever beat, which selects nothing). That slot is
- * written like the others, after the grant whose sequence it bears and of whose TPCs it holds some.
+ * written like the others, after the grant whose sequence it bears and of whose TPCs it holds some. With
+ * it, the order is LITHOS_ORDER_OPEN, whatever `order` says.
  *
  * So whoever writes grant n and its fail-static slot, and then looks at the ring, knows of all launches
  * begun later that they have no TPCs beyond those of grant n, whichever slot they take: that a scheduler
@@ -135,7 +144,9 @@ struct lithos_grant_page {
 	__u64 broker;			/* state and epoch; written by the broker alone */
 	__u64 heartbeat_ns;		/* when the scheduler last said that it lives; 0: never */
 	__u64 latest;			/* sequence of the latest grant; 0: none yet */
-	__u64 reserved2[5];
+	__u64 order;			/* LITHOS_ORDER_* */
+	__u64 ring;			/* the scheduler sleeps, for the so-manieth time: see `rung`; 0: it does not */
+	__u64 reserved2[3];
 
 	struct lithos_grant slots[2];
 	struct lithos_grant fail_static;
@@ -171,6 +182,17 @@ enum lithos_counter {
 	LITHOS_COUNT_STALE_GRANT = 11,		/* read the grant in vain and used the last good copy */
 	LITHOS_COUNT_UNGRANTED = 12,		/* launches before the first grant */
 	LITHOS_COUNT_VOID = 13,			/* sequences that no launch came of */
+
+	/* What became of launches where the grant has a length of atoms. Not counted: those known to be short. */
+	LITHOS_COUNT_SPLIT = 14,		/* launches that became chains */
+	LITHOS_COUNT_ATOMS = 15,		/* atoms of these */
+	LITHOS_COUNT_WHOLE_FULL = 16,		/* not split: no room in the arena */
+	LITHOS_COUNT_WHOLE_COOPERATIVE = 17,	/* not split: all blocks have to be resident at once */
+	LITHOS_COUNT_WHOLE_GRAPH_NODE = 18,	/* not split: a node of a graph */
+	LITHOS_COUNT_WHOLE_PROGRAMMATIC = 19,	/* not split: others may start before it has completed */
+	LITHOS_COUNT_WHOLE_UNKNOWN = 20,	/* not split: a bit, a field or a kind that no measured launch had */
+	LITHOS_COUNT_WHOLE_STUCK = 21,		/* not split: its operator was once stuck behind a shut gate */
+	LITHOS_COUNT_WHOLE_ENDING = 22,		/* not split: the context, or the process, is about to end */
 };
 #define LITHOS_COUNTERS 32
 
@@ -194,9 +216,19 @@ struct lithos_ring {
 	__u32 records;
 	__u64 reserved_line[6];
 	__u64 reserved;			/* sequence of the last launch begun */
-	__u64 reserved_line2[7];
+	__u64 chains;			/* number of the last chain begun */
+	__u64 reserved_line2[6];
+
+	/*
+	 * A futex that a scheduler sleeps on which has to know at once that something is launched, and no longer
+	 * looks all the time. A launch that finds another number in the grant page's `ring` than here, and not 0,
+	 * stores it here and wakes who waits: once for each sleep.
+	 */
+	__u32 rung;			/* low half */
+	__u32 reserved_rung;
+	__u64 reserved_line3[7];
 	__u64 counters[LITHOS_COUNTERS];
-	__u64 reserved3[464];
+	__u64 reserved3[456];
 };
 
 /* One launch. Record i of the ring holds sequences congruent to i modulo `records`. */
@@ -223,6 +255,7 @@ struct lithos_record {
 #define LITHOS_RECORD_UNMANAGED 16	/* left as the driver made it */
 #define LITHOS_RECORD_VOID 32		/* no launch came of the sequence: there is nothing to wait for */
 #define LITHOS_RECORD_FAIL_STATIC 64	/* nobody scheduled: it followed the fail-static grant */
+#define LITHOS_RECORD_SPLIT 128		/* it is a chain */
 
 /*
  * A completion. The GPU writes the first 16 bytes: a four-word release with the launch's sequence as
@@ -236,36 +269,53 @@ struct lithos_stamp {
 	__u64 reserved[6];
 };
 
-/* ---- Gates and tails ------------------------------------------------------------------------- */
+/* ---- Chains ----------------------------------------------------------------------------------- */
 
 /*
  * A gate as it lies in its region: two NULL descriptors that schedule each other for as long as the gate
- * is shut. `word` decides, and is one of two constants, stored plainly by whoever may: dependent 0 (the
- * bounce) or dependent 1 (the atom) is enabled. Both have the action SCHEDULE.
+ * is shut. `word` decides, and is one of three constants, stored plainly by whoever may: dependent 0 (the
+ * bounce), dependent 1 (the atom) or neither is enabled. Both have the action SCHEDULE. Gate i stands
+ * before atom i, counted through the atoms of plain grids first and those of clusters after them.
  */
 struct lithos_gate {
 	__u8 descriptor[44];
-	__u32 word;
-	__u8 rest[464];
+	__u32 word;			/* LITHOS_GATE_*; 0: never built */
+	__u8 rest[336];
+	__u32 waiting;			/* a chain's `published`, low half: it waits here, or has; written by the GPU */
+	__u32 zero;
+	__u64 waiting_gpu_ns;		/* when it was last seen to */
+	__u32 atom_done;		/* the same when the atom behind it has completed */
+	__u32 zero2;
+	__u64 atom_done_gpu_ns;
+	__u8 reserved[96];
 	__u8 bounce[512];
 };
 #define LITHOS_GATE_SHUT 0x00430001	/* with the stamp that says that it is waited here */
 #define LITHOS_GATE_OPEN 0x00620000
+#define LITHOS_GATE_HALTED 0x00420000	/* the chain ends here, and is never done */
 
 /*
- * The end of a chain. The tenant sets `published` to the launch's sequence when the chain may run, and
- * back to 0 when it uses the tail again; the GPU writes `done`, its low 32 bits, on completion. So a
- * chain may still run if `published` is not 0 and its low half is not `done`.
+ * The end of a chain. Chain number n, counted in the ring's `chains`, has tail n modulo their number; if
+ * that is still in use, the number goes unused. The tenant fills in the rest, sets `published` to the
+ * launch's sequence when the chain may run, and back to 0 when it uses the tail again; the GPU writes
+ * `done`, its low half, on completion. So a chain may still run if `published` is not 0 and its
+ * low half is not `done`.
  */
 struct lithos_tail {
 	__u8 descriptor[384];
 	__u64 published;
-	__u64 remaining_ns;		/* predicted, when it was published */
-	__u64 reserved[2];
+	__u64 remaining_ns;		/* predicted length of the chain, when it was published */
+	__u32 first_gate;		/* its gates are one after another, */
+	__u32 gates;			/* so many */
+	__u32 shut;			/* times that the scheduler has shut them; written by it */
+	__u32 stuck;			/* 1: it could not go on while they were shut; written by it */
 	__u32 done;			/* the GPU writes 16 bytes from here */
 	__u32 zero;
 	__u64 done_gpu_ns;
-	__u64 reserved2[10];
+	__u32 first;			/* and here, when the first atom has completed */
+	__u32 zero2;
+	__u64 first_gpu_ns;
+	__u64 reserved2[8];
 };
 
 /* ---- Messages to the embedded broker --------------------------------------------------------- */

@@ -131,9 +131,9 @@ impl Channel {
         smp_mb(ordering::Full);
         for at in self.geometry.gate_words() {
             self.arena.word(at, |gate: &Atomic<u32>| {
-                // One that was never built stays as it is.
+                // One that was never built stays as it is, and so does one at which the chain is to end.
                 let word = gate.load(ordering::Relaxed);
-                if word != 0 && word != LITHOS_GATE_OPEN {
+                if word != 0 && word != LITHOS_GATE_OPEN && word != LITHOS_GATE_HALTED {
                     gate.store(LITHOS_GATE_OPEN, ordering::Release);
                 }
             });

@@ -129,6 +129,24 @@ fn a_process_without_chains_is_not_held_up() {
 }
 
 #[test]
+fn a_gate_at_which_a_chain_is_to_end_stays_as_it_is() {
+    let _module = Module::lithos("");
+    let scheduler = Scheduler::of(GPU);
+    let device = Device::open();
+    device.attach().expect("a tenant");
+    let channel = device.open_channel(GPU).expect("a channel");
+    let arena = arena(&scheduler, channel.id);
+    arena
+        .words()
+        .half(gate())
+        .store(LITHOS_GATE_HALTED, Release);
+    device
+        .call_with_id(LITHOS_CHANNEL_CLOSE, channel.id)
+        .expect("closed");
+    assert_eq!(arena.words().half(gate()).load(Acquire), LITHOS_GATE_HALTED);
+}
+
+#[test]
 fn a_channel_that_is_closed_opens_its_gates_and_is_retired() {
     let _module = Module::lithos("");
     let scheduler = Scheduler::of(GPU);

@@ -8,7 +8,9 @@ pub const LITHOS_TEXT_BYTES: u32 = 256;
 pub const LITHOS_BUILD_ID_BYTES: u32 = 32;
 pub const LITHOS_PAGE_BYTES: u32 = 4096;
 pub const LITHOS_GRANT_MAGIC: u64 = 8389768944481236073;
-pub const LITHOS_GRANT_HOLD: u32 = 1;
+pub const LITHOS_ORDER_OPEN: u32 = 0;
+pub const LITHOS_ORDER_SHUT: u32 = 1;
+pub const LITHOS_ORDER_HALT: u32 = 2;
 pub const LITHOS_HEARTBEAT_STALE_NS: u32 = 60000000;
 pub const LITHOS_BROKER_SCHEDULED: u32 = 0;
 pub const LITHOS_BROKER_FAIL_STATIC: u32 = 1;
@@ -30,8 +32,10 @@ pub const LITHOS_RECORD_WIDENED: u32 = 8;
 pub const LITHOS_RECORD_UNMANAGED: u32 = 16;
 pub const LITHOS_RECORD_VOID: u32 = 32;
 pub const LITHOS_RECORD_FAIL_STATIC: u32 = 64;
+pub const LITHOS_RECORD_SPLIT: u32 = 128;
 pub const LITHOS_GATE_SHUT: u32 = 4390913;
 pub const LITHOS_GATE_OPEN: u32 = 6422528;
+pub const LITHOS_GATE_HALTED: u32 = 4325376;
 pub const LITHOS_MESSAGE_ATTACH: u32 = 1;
 pub const LITHOS_MESSAGE_CHANNEL_CREATE: u32 = 2;
 pub const LITHOS_MESSAGE_CHANNEL_DESTROY: u32 = 3;
@@ -85,8 +89,7 @@ const _: () = {
 pub struct lithos_grant {
     pub sequence: __u64,
     pub tpcs: lithos_tpcs,
-    pub flags: __u32,
-    pub reserved: __u32,
+    pub reserved: __u64,
     pub atom_ns: __u64,
     pub outstanding_ns: __u64,
     pub reserved2: [__u64; 8usize],
@@ -98,10 +101,8 @@ const _: () = {
     ["Offset of field: lithos_grant::sequence"]
         [::core::mem::offset_of!(lithos_grant, sequence) - 0usize];
     ["Offset of field: lithos_grant::tpcs"][::core::mem::offset_of!(lithos_grant, tpcs) - 8usize];
-    ["Offset of field: lithos_grant::flags"]
-        [::core::mem::offset_of!(lithos_grant, flags) - 24usize];
     ["Offset of field: lithos_grant::reserved"]
-        [::core::mem::offset_of!(lithos_grant, reserved) - 28usize];
+        [::core::mem::offset_of!(lithos_grant, reserved) - 24usize];
     ["Offset of field: lithos_grant::atom_ns"]
         [::core::mem::offset_of!(lithos_grant, atom_ns) - 32usize];
     ["Offset of field: lithos_grant::outstanding_ns"]
@@ -150,7 +151,9 @@ pub struct lithos_grant_page {
     pub broker: __u64,
     pub heartbeat_ns: __u64,
     pub latest: __u64,
-    pub reserved2: [__u64; 5usize],
+    pub order: __u64,
+    pub ring: __u64,
+    pub reserved2: [__u64; 3usize],
     pub slots: [lithos_grant; 2usize],
     pub fail_static: lithos_grant,
     pub regions: [lithos_region; 8usize],
@@ -190,8 +193,12 @@ const _: () = {
         [::core::mem::offset_of!(lithos_grant_page, heartbeat_ns) - 72usize];
     ["Offset of field: lithos_grant_page::latest"]
         [::core::mem::offset_of!(lithos_grant_page, latest) - 80usize];
+    ["Offset of field: lithos_grant_page::order"]
+        [::core::mem::offset_of!(lithos_grant_page, order) - 88usize];
+    ["Offset of field: lithos_grant_page::ring"]
+        [::core::mem::offset_of!(lithos_grant_page, ring) - 96usize];
     ["Offset of field: lithos_grant_page::reserved2"]
-        [::core::mem::offset_of!(lithos_grant_page, reserved2) - 88usize];
+        [::core::mem::offset_of!(lithos_grant_page, reserved2) - 104usize];
     ["Offset of field: lithos_grant_page::slots"]
         [::core::mem::offset_of!(lithos_grant_page, slots) - 128usize];
     ["Offset of field: lithos_grant_page::fail_static"]
@@ -228,6 +235,15 @@ pub const LITHOS_COUNT_REFUSED_CLUSTER: lithos_counter = 10;
 pub const LITHOS_COUNT_STALE_GRANT: lithos_counter = 11;
 pub const LITHOS_COUNT_UNGRANTED: lithos_counter = 12;
 pub const LITHOS_COUNT_VOID: lithos_counter = 13;
+pub const LITHOS_COUNT_SPLIT: lithos_counter = 14;
+pub const LITHOS_COUNT_ATOMS: lithos_counter = 15;
+pub const LITHOS_COUNT_WHOLE_FULL: lithos_counter = 16;
+pub const LITHOS_COUNT_WHOLE_COOPERATIVE: lithos_counter = 17;
+pub const LITHOS_COUNT_WHOLE_GRAPH_NODE: lithos_counter = 18;
+pub const LITHOS_COUNT_WHOLE_PROGRAMMATIC: lithos_counter = 19;
+pub const LITHOS_COUNT_WHOLE_UNKNOWN: lithos_counter = 20;
+pub const LITHOS_COUNT_WHOLE_STUCK: lithos_counter = 21;
+pub const LITHOS_COUNT_WHOLE_ENDING: lithos_counter = 22;
 pub type lithos_counter = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone, PartialEq, Eq)]
@@ -237,9 +253,13 @@ pub struct lithos_ring {
     pub records: __u32,
     pub reserved_line: [__u64; 6usize],
     pub reserved: __u64,
-    pub reserved_line2: [__u64; 7usize],
+    pub chains: __u64,
+    pub reserved_line2: [__u64; 6usize],
+    pub rung: __u32,
+    pub reserved_rung: __u32,
+    pub reserved_line3: [__u64; 7usize],
     pub counters: [__u64; 32usize],
-    pub reserved3: [__u64; 464usize],
+    pub reserved3: [__u64; 456usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -254,12 +274,19 @@ const _: () = {
         [::core::mem::offset_of!(lithos_ring, reserved_line) - 16usize];
     ["Offset of field: lithos_ring::reserved"]
         [::core::mem::offset_of!(lithos_ring, reserved) - 64usize];
+    ["Offset of field: lithos_ring::chains"]
+        [::core::mem::offset_of!(lithos_ring, chains) - 72usize];
     ["Offset of field: lithos_ring::reserved_line2"]
-        [::core::mem::offset_of!(lithos_ring, reserved_line2) - 72usize];
+        [::core::mem::offset_of!(lithos_ring, reserved_line2) - 80usize];
+    ["Offset of field: lithos_ring::rung"][::core::mem::offset_of!(lithos_ring, rung) - 128usize];
+    ["Offset of field: lithos_ring::reserved_rung"]
+        [::core::mem::offset_of!(lithos_ring, reserved_rung) - 132usize];
+    ["Offset of field: lithos_ring::reserved_line3"]
+        [::core::mem::offset_of!(lithos_ring, reserved_line3) - 136usize];
     ["Offset of field: lithos_ring::counters"]
-        [::core::mem::offset_of!(lithos_ring, counters) - 128usize];
+        [::core::mem::offset_of!(lithos_ring, counters) - 192usize];
     ["Offset of field: lithos_ring::reserved3"]
-        [::core::mem::offset_of!(lithos_ring, reserved3) - 384usize];
+        [::core::mem::offset_of!(lithos_ring, reserved3) - 448usize];
 };
 impl Default for lithos_ring {
     fn default() -> Self {
@@ -343,17 +370,36 @@ const _: () = {
 pub struct lithos_gate {
     pub descriptor: [__u8; 44usize],
     pub word: __u32,
-    pub rest: [__u8; 464usize],
+    pub rest: [__u8; 336usize],
+    pub waiting: __u32,
+    pub zero: __u32,
+    pub waiting_gpu_ns: __u64,
+    pub atom_done: __u32,
+    pub zero2: __u32,
+    pub atom_done_gpu_ns: __u64,
+    pub reserved: [__u8; 96usize],
     pub bounce: [__u8; 512usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     ["Size of lithos_gate"][::core::mem::size_of::<lithos_gate>() - 1024usize];
-    ["Alignment of lithos_gate"][::core::mem::align_of::<lithos_gate>() - 4usize];
+    ["Alignment of lithos_gate"][::core::mem::align_of::<lithos_gate>() - 8usize];
     ["Offset of field: lithos_gate::descriptor"]
         [::core::mem::offset_of!(lithos_gate, descriptor) - 0usize];
     ["Offset of field: lithos_gate::word"][::core::mem::offset_of!(lithos_gate, word) - 44usize];
     ["Offset of field: lithos_gate::rest"][::core::mem::offset_of!(lithos_gate, rest) - 48usize];
+    ["Offset of field: lithos_gate::waiting"]
+        [::core::mem::offset_of!(lithos_gate, waiting) - 384usize];
+    ["Offset of field: lithos_gate::zero"][::core::mem::offset_of!(lithos_gate, zero) - 388usize];
+    ["Offset of field: lithos_gate::waiting_gpu_ns"]
+        [::core::mem::offset_of!(lithos_gate, waiting_gpu_ns) - 392usize];
+    ["Offset of field: lithos_gate::atom_done"]
+        [::core::mem::offset_of!(lithos_gate, atom_done) - 400usize];
+    ["Offset of field: lithos_gate::zero2"][::core::mem::offset_of!(lithos_gate, zero2) - 404usize];
+    ["Offset of field: lithos_gate::atom_done_gpu_ns"]
+        [::core::mem::offset_of!(lithos_gate, atom_done_gpu_ns) - 408usize];
+    ["Offset of field: lithos_gate::reserved"]
+        [::core::mem::offset_of!(lithos_gate, reserved) - 416usize];
     ["Offset of field: lithos_gate::bounce"]
         [::core::mem::offset_of!(lithos_gate, bounce) - 512usize];
 };
@@ -372,11 +418,17 @@ pub struct lithos_tail {
     pub descriptor: [__u8; 384usize],
     pub published: __u64,
     pub remaining_ns: __u64,
-    pub reserved: [__u64; 2usize],
+    pub first_gate: __u32,
+    pub gates: __u32,
+    pub shut: __u32,
+    pub stuck: __u32,
     pub done: __u32,
     pub zero: __u32,
     pub done_gpu_ns: __u64,
-    pub reserved2: [__u64; 10usize],
+    pub first: __u32,
+    pub zero2: __u32,
+    pub first_gpu_ns: __u64,
+    pub reserved2: [__u64; 8usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -388,14 +440,21 @@ const _: () = {
         [::core::mem::offset_of!(lithos_tail, published) - 384usize];
     ["Offset of field: lithos_tail::remaining_ns"]
         [::core::mem::offset_of!(lithos_tail, remaining_ns) - 392usize];
-    ["Offset of field: lithos_tail::reserved"]
-        [::core::mem::offset_of!(lithos_tail, reserved) - 400usize];
+    ["Offset of field: lithos_tail::first_gate"]
+        [::core::mem::offset_of!(lithos_tail, first_gate) - 400usize];
+    ["Offset of field: lithos_tail::gates"][::core::mem::offset_of!(lithos_tail, gates) - 404usize];
+    ["Offset of field: lithos_tail::shut"][::core::mem::offset_of!(lithos_tail, shut) - 408usize];
+    ["Offset of field: lithos_tail::stuck"][::core::mem::offset_of!(lithos_tail, stuck) - 412usize];
     ["Offset of field: lithos_tail::done"][::core::mem::offset_of!(lithos_tail, done) - 416usize];
     ["Offset of field: lithos_tail::zero"][::core::mem::offset_of!(lithos_tail, zero) - 420usize];
     ["Offset of field: lithos_tail::done_gpu_ns"]
         [::core::mem::offset_of!(lithos_tail, done_gpu_ns) - 424usize];
+    ["Offset of field: lithos_tail::first"][::core::mem::offset_of!(lithos_tail, first) - 432usize];
+    ["Offset of field: lithos_tail::zero2"][::core::mem::offset_of!(lithos_tail, zero2) - 436usize];
+    ["Offset of field: lithos_tail::first_gpu_ns"]
+        [::core::mem::offset_of!(lithos_tail, first_gpu_ns) - 440usize];
     ["Offset of field: lithos_tail::reserved2"]
-        [::core::mem::offset_of!(lithos_tail, reserved2) - 432usize];
+        [::core::mem::offset_of!(lithos_tail, reserved2) - 448usize];
 };
 impl Default for lithos_tail {
     fn default() -> Self {

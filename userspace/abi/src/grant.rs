@@ -22,8 +22,6 @@ pub struct Grant {
     pub sequence: u64,
     /// TPCs that launches may use: bit `i % 64` of word `i / 64` is mask bit `i`.
     pub tpcs: [u64; 2],
-    /// `LITHOS_GRANT_*`.
-    pub flags: u32,
     /// Target length of an atom in nanoseconds; 0 if launches are never split.
     pub atom_ns: u64,
     /// Bound on predicted unfinished work in nanoseconds; 0 if there is none.
@@ -103,6 +101,8 @@ const FAIL_STATIC: usize = offset_of!(lithos_grant_page, fail_static);
 const LATEST: usize = offset_of!(lithos_grant_page, latest);
 const BROKER: usize = offset_of!(lithos_grant_page, broker);
 const HEARTBEAT: usize = offset_of!(lithos_grant_page, heartbeat_ns);
+const ORDER: usize = offset_of!(lithos_grant_page, order);
+const RING: usize = offset_of!(lithos_grant_page, ring);
 const _: () = assert!(size_of::<lithos_grant_page>() == PAGE);
 
 fn slot(sequence: u64) -> usize {
@@ -165,6 +165,29 @@ impl<'a> GrantReader<'a> {
         self.try_slot(state == u64::from(LITHOS_BROKER_FAIL_STATIC) || self.is_stale(now_ns))
     }
 
+    /// Returns what gates are to do at a time of the monotonic clock (sequentially consistent): what the
+    /// scheduler ordered, and to be open where nobody schedules.
+    #[inline]
+    pub fn order_at(&self, now_ns: u64) -> Order {
+        if self.is_deserted_at(now_ns) {
+            return Order::Open;
+        }
+        Order::from_word(self.page.word(ORDER).load(SeqCst))
+    }
+
+    /// Returns whether nobody schedules at a time of the monotonic clock: the broker says so, or the
+    /// scheduler no longer says that it lives.
+    pub fn is_deserted_at(&self, now_ns: u64) -> bool {
+        let state = self.page.word(BROKER).load(SeqCst) & u64::from(LITHOS_BROKER_STATE_MASK);
+        state != u64::from(LITHOS_BROKER_SCHEDULED) || self.is_stale(now_ns)
+    }
+
+    /// Returns the number of the sleep that the scheduler wants to be woken from; 0 if it does not.
+    #[inline]
+    pub fn asks_to_ring(&self) -> u64 {
+        self.page.word(RING).load(SeqCst)
+    }
+
     /// Returns whether nobody schedules, as far as a launch at this time of the monotonic clock can
     /// tell. A scheduler that never beat is not missed.
     #[inline(always)]
@@ -195,10 +218,6 @@ impl<'a> GrantReader<'a> {
         let grant = Grant {
             sequence,
             tpcs: [word(tpcs), word(tpcs + 8)],
-            flags: self
-                .page
-                .half(at + offset_of!(lithos_grant, flags))
-                .load(Relaxed),
             atom_ns: word(offset_of!(lithos_grant, atom_ns)),
             outstanding_ns: word(offset_of!(lithos_grant, outstanding_ns)),
             is_fail_static,
@@ -248,6 +267,63 @@ impl<'a> GrantReader<'a> {
 /// Says in a grant page that its scheduler lives, beside whoever writes the grants.
 pub fn beat(page: &Page<'_>, now_ns: u64) {
     page.word(HEARTBEAT).store(now_ns, Release);
+}
+
+/// What the gates of a channel's chains are to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Order {
+    /// To let pass.
+    #[default]
+    Open,
+    /// To hold up.
+    Shut,
+    /// To end what comes to them. It is the last order of a channel.
+    Halt,
+}
+
+impl Order {
+    /// What a word of the grant page says; one that says nothing known holds nobody up.
+    pub fn from_word(word: u64) -> Self {
+        const SHUT: u64 = LITHOS_ORDER_SHUT as u64;
+        const HALT: u64 = LITHOS_ORDER_HALT as u64;
+        match word {
+            SHUT => Self::Shut,
+            HALT => Self::Halt,
+            _ => Self::Open,
+        }
+    }
+
+    /// The word for it.
+    pub fn word(self) -> u64 {
+        u64::from(match self {
+            Self::Open => LITHOS_ORDER_OPEN,
+            Self::Shut => LITHOS_ORDER_SHUT,
+            Self::Halt => LITHOS_ORDER_HALT,
+        })
+    }
+
+    /// The word of a gate that follows it.
+    pub fn gate_word(self) -> u32 {
+        match self {
+            Self::Open => LITHOS_GATE_OPEN,
+            Self::Shut => LITHOS_GATE_SHUT,
+            Self::Halt => LITHOS_GATE_HALTED,
+        }
+    }
+}
+
+/// Asks in a grant page to be woken by the next launch from the sleep of this number, or, with 0, not to
+/// be; and fences: what was launched before is in the ring by now, or will find this.
+pub fn ask_to_ring(page: &Page<'_>, number: u64) {
+    page.word(RING).store(number, SeqCst);
+    fence(SeqCst);
+}
+
+/// Writes in a grant page what gates are to do, beside whoever writes the grants, and fences: of chains
+/// that are published later, whoever publishes them sees it.
+pub fn order(page: &Page<'_>, order: Order) {
+    page.word(ORDER).store(order.word(), SeqCst);
+    fence(SeqCst);
 }
 
 /// The scheduler's side of a grant page. There is one.
@@ -373,9 +449,6 @@ impl<'a> GrantWriter<'a> {
         let tpcs = offset_of!(lithos_grant, tpcs);
         word(tpcs).store(grant.tpcs[0], Relaxed);
         word(tpcs + 8).store(grant.tpcs[1], Relaxed);
-        self.page
-            .half(at + offset_of!(lithos_grant, flags))
-            .store(grant.flags, Relaxed);
         word(offset_of!(lithos_grant, atom_ns)).store(grant.atom_ns, Relaxed);
         word(offset_of!(lithos_grant, outstanding_ns)).store(grant.outstanding_ns, Relaxed);
         word(0).store(sequence, Release);

@@ -20,6 +20,7 @@
 pub mod bindings;
 
 pub mod arena;
+pub mod chain;
 pub mod grant;
 pub mod message;
 mod page;

@@ -94,6 +94,54 @@ impl<'a> Page<'a> {
         unsafe { AtomicU32::from_ptr(self.start.as_ptr().cast::<u32>().byte_add(offset)) }
     }
 
+    /// Returns the 32-bit words from a byte offset on.
+    ///
+    /// # Panics
+    ///
+    /// If the offset is not a multiple of 4 or some of them lie outside.
+    #[inline]
+    pub fn halves<const COUNT: usize>(&self, offset: usize) -> &'a [AtomicU32; COUNT] {
+        assert!(
+            offset.is_multiple_of(4) && offset < self.bytes && self.bytes - offset >= 4 * COUNT,
+            "{COUNT} halves from {offset} on"
+        );
+        // SAFETY: as in `words`.
+        unsafe { self.start.byte_add(offset).cast().as_ref() }
+    }
+
+    /// Stores 16 bytes at a byte offset in one piece (relaxed): whoever reads them, the GPU too, finds
+    /// what was there or what is there now. False, and nothing is stored, where the processor is of a kind
+    /// for which nobody has seen to that.
+    ///
+    /// # Panics
+    ///
+    /// If the offset is not a multiple of 16 from an address that is one, or some of them lie outside.
+    #[inline]
+    pub fn store_128(&self, offset: usize, words: [u32; 4]) -> bool {
+        let at = self.address() + offset;
+        assert!(
+            at.is_multiple_of(16) && offset < self.bytes && self.bytes - offset >= 16,
+            "16 bytes at {offset}"
+        );
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: they are inside, by the assertion, and everybody else uses atomics on them or is the GPU.
+        // An aligned store of 16 bytes is one access on every processor that has AVX (Intel's and AMD's
+        // manuals say so), and all whose machines take an H100 have.
+        unsafe {
+            std::arch::asm!(
+                "movdqu {value}, [{words}]",
+                "movdqa [{at}], {value}",
+                value = out(xmm_reg) _,
+                words = in(reg) words.as_ptr(),
+                at = in(reg) at,
+                options(nostack, preserves_flags),
+            );
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = words;
+        cfg!(target_arch = "x86_64")
+    }
+
     /// Asks the processor for the cache line at a byte offset, to be written soon. A hint: it reads
     /// nothing, and an offset outside does no harm.
     #[inline]

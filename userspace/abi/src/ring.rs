@@ -8,7 +8,7 @@
 
 use std::mem::offset_of;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
-use std::sync::atomic::fence;
+use std::sync::atomic::{AtomicU32, fence};
 
 use crate::Page;
 use crate::arena::Stamps;
@@ -18,6 +18,8 @@ const HEADER: usize = size_of::<lithos_ring>();
 const RECORD: usize = size_of::<lithos_record>();
 const RECORD_WORDS: usize = RECORD / 8;
 const RESERVED: usize = offset_of!(lithos_ring, reserved);
+const CHAINS: usize = offset_of!(lithos_ring, chains);
+const RUNG: usize = offset_of!(lithos_ring, rung);
 const COUNTERS: usize = offset_of!(lithos_ring, counters);
 const _: () = assert!(HEADER == LITHOS_PAGE_BYTES as usize && RECORD == 128);
 const _: () = assert!(offset_of!(lithos_record, sequence) == 0);
@@ -131,10 +133,30 @@ impl<'a> RingWriter<'a> {
         Ok(Self { page, records })
     }
 
+    /// Returns the same ring, to read.
+    pub fn reader(&self) -> RingReader<'a> {
+        RingReader {
+            page: self.page,
+            records: self.records,
+        }
+    }
+
     /// Reserves the sequence of a launch. Read the grant after this, not before.
     #[inline]
     pub fn reserve(&self) -> u64 {
         self.page.word(RESERVED).fetch_add(1, SeqCst) + 1
+    }
+
+    /// Returns the futex that the scheduler sleeps on.
+    #[inline]
+    pub fn rung(&self) -> &'a AtomicU32 {
+        self.page.half(RUNG)
+    }
+
+    /// Returns the number of a chain that begins.
+    #[inline]
+    pub fn begin_chain(&self) -> u64 {
+        self.page.word(CHAINS).fetch_add(1, SeqCst) + 1
     }
 
     /// Returns the place of a sequence in the ring, which is the index of its stamp, too.
@@ -208,10 +230,16 @@ impl<'a> RingWriter<'a> {
     /// Adds one to a counter.
     #[inline]
     pub fn count(&self, counter: lithos_counter) {
+        self.count_by(counter, 1);
+    }
+
+    /// Adds so many to a counter.
+    #[inline]
+    pub fn count_by(&self, counter: lithos_counter, by: u64) {
         if counter < LITHOS_COUNTERS {
             self.page
                 .word(COUNTERS + 8 * counter as usize)
-                .fetch_add(1, Relaxed);
+                .fetch_add(by, Relaxed);
         }
     }
 }
@@ -234,6 +262,42 @@ impl<'a> RingReader<'a> {
     #[inline]
     pub fn reserved(&self) -> u64 {
         self.page.word(RESERVED).load(SeqCst)
+    }
+
+    /// Returns the futex that launches wake who sleeps on.
+    #[inline]
+    pub fn rung(&self) -> &'a AtomicU32 {
+        self.page.half(RUNG)
+    }
+
+    /// Returns what is known of a launch without a look at all of its record.
+    #[inline]
+    pub fn progress(&self, sequence: u64, stamps: &Stamps<'_>) -> Progress {
+        let place = self.place(sequence);
+        let at = HEADER + RECORD * place;
+        let held = self.page.word(at).load(Acquire);
+        if held != sequence {
+            return if held > sequence {
+                Progress::Ended
+            } else {
+                Progress::Unwritten
+            };
+        }
+        let flags = self
+            .page
+            .half(at + offset_of!(lithos_record, flags))
+            .load(Relaxed);
+        if flags & LITHOS_RECORD_STAMPED != 0 && !stamps.has_completed(place, sequence) {
+            Progress::UnderWay
+        } else {
+            Progress::Ended
+        }
+    }
+
+    /// Returns the number of the last chain begun.
+    #[inline]
+    pub fn chains(&self) -> u64 {
+        self.page.word(CHAINS).load(SeqCst)
     }
 
     /// Returns how many records there are.
@@ -310,6 +374,17 @@ impl<'a> RingReader<'a> {
         // SAFETY: any bits are a valid record, which consists of integers only.
         Read::Record(unsafe { std::mem::transmute::<[u64; RECORD_WORDS], lithos_record>(words) })
     }
+}
+
+/// How far a launch has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// It has no record yet.
+    Unwritten,
+    /// It is not known to have completed.
+    UnderWay,
+    /// It has completed, or nobody will ever know.
+    Ended,
 }
 
 /// What the place of a launch holds.

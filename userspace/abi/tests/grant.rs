@@ -37,7 +37,6 @@ fn grant(n: u64) -> Grant {
     Grant {
         sequence: n,
         tpcs: [n, !n],
-        flags: u32::try_from(n & 0xffff).expect("16 bits"),
         atom_ns: n.wrapping_mul(3),
         outstanding_ns: n.wrapping_mul(5),
         is_fail_static: false,

@@ -85,6 +85,12 @@ impl<W: Borrow<Words>> Descriptor<W> {
         self.0.borrow()
     }
 
+    /// The same, to read.
+    #[inline(always)]
+    pub fn view(&self) -> Descriptor<&Words> {
+        Descriptor(self.words())
+    }
+
     /// The words, or the borrow of them, that this was made from.
     pub fn into_inner(self) -> W {
         self.0

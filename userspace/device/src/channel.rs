@@ -14,6 +14,7 @@ use std::sync::{Mutex, PoisonError};
 
 use lithos_abi::arena::{Stamps, region};
 use lithos_abi::bindings::*;
+use lithos_abi::chain::Chains;
 use lithos_abi::grant::{GrantPageError, GrantReader, Terms};
 use lithos_abi::ring::{RingError, RingWriter, ring_bytes};
 use lithos_abi::{Page, lithos_stamp};
@@ -282,8 +283,9 @@ impl Channel {
 pub struct Arena {
     start: NonNull<u8>,
     bytes: usize,
-    // Looks into the map; see `Channel`.
+    // These look into the map; see `Channel`.
     stamps: Stamps<'static>,
+    chains: Option<Chains<'static>>,
 }
 
 // SAFETY: the map belongs to the process and not to a thread, and only atomics of it are touched.
@@ -313,6 +315,7 @@ impl Arena {
             start: arena,
             bytes,
             stamps: stamps.ok_or(ChannelError::Terms("region of stamps"))?,
+            chains: Chains::new(&page, &terms.regions),
         };
         // SAFETY: these are the pages that were mapped above.
         unsafe { madvise(start, bytes, MmapAdvise::MADV_DONTFORK) }
@@ -334,6 +337,12 @@ impl Arena {
     #[inline]
     pub fn stamps(&self) -> Stamps<'_> {
         self.stamps
+    }
+
+    /// Returns where chains can be, if there is room for any.
+    #[inline]
+    pub fn chains(&self) -> Option<Chains<'_>> {
+        self.chains
     }
 }
 

@@ -22,6 +22,7 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 
 use crate::broker::{attach_request, granted};
+use crate::high;
 use crate::{Attached, Broker, BrokerError, Channel, ChannelError, Identity, packet};
 
 /// Where lithosd listens.
@@ -58,6 +59,7 @@ impl SocketBroker {
             SockFlag::SOCK_CLOEXEC,
             None,
         )
+        .and_then(high::duplicate)
         .map_err(error)?;
         // The only timeout that connect() knows: a broker whose queue is full keeps us waiting.
         let seconds = i64::try_from(SOON.as_secs()).unwrap_or(i64::MAX);

@@ -22,7 +22,8 @@ use std::sync::Arc;
 use lithos_abi::Page;
 use lithos_abi::arena::{Stamps, region};
 use lithos_abi::bindings::{LITHOS_PAGE_BYTES, LITHOS_REGION_STAMPS};
-use lithos_abi::grant::{Grant, GrantPageError, GrantWriter, Terms, beat};
+use lithos_abi::chain::Chains;
+use lithos_abi::grant::{Grant, GrantPageError, GrantWriter, Order, Terms, beat};
 use lithos_abi::ring::{RingError, RingReader};
 use memmap2::MmapRaw;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -65,8 +66,8 @@ pub struct Pages {
     ring: RingReader<'static>,
     stamps: Stamps<'static>,
     grant_page: Page<'static>,
-    grant_map: Arc<MmapRaw>,
-    _maps: [MmapRaw; 2],
+    chains: Option<Chains<'static>>,
+    maps: Arc<[MmapRaw; 3]>,
     /// Grant page (read-only), ring and arena, for the tenant; none if the kernel's broker has them.
     files: Option<[OwnedFd; 3]>,
 }
@@ -74,9 +75,48 @@ pub struct Pages {
 /// Where a scheduler says that it lives; keeps its page mapped.
 #[derive(Clone, Debug)]
 pub struct Heart {
-    // Looks into the map below.
+    // Looks into the maps below.
     page: Page<'static>,
-    _map: Arc<MmapRaw>,
+    _maps: Arc<[MmapRaw; 3]>,
+}
+
+/// What a scheduler looks at and stores into while programs run, beside whoever writes grants: what a channel has
+/// launched, and its gates. Keeps the pages mapped.
+#[derive(Clone, Debug)]
+pub struct LivePages {
+    // These look into the maps below.
+    grant_page: Page<'static>,
+    ring: RingReader<'static>,
+    stamps: Stamps<'static>,
+    chains: Option<Chains<'static>>,
+    _maps: Arc<[MmapRaw; 3]>,
+}
+
+impl LivePages {
+    /// Returns the ring, of which nothing is to be believed.
+    pub fn ring(&self) -> &RingReader<'_> {
+        &self.ring
+    }
+
+    /// Returns the completion stamps.
+    pub fn stamps(&self) -> &Stamps<'_> {
+        &self.stamps
+    }
+
+    /// Returns where the channel's chains are, if its arena has room for any.
+    pub fn chains(&self) -> Option<&Chains<'_>> {
+        self.chains.as_ref()
+    }
+
+    /// See [`grant::order`](lithos_abi::grant::order).
+    pub fn order(&self, order: Order) {
+        lithos_abi::grant::order(&self.grant_page, order);
+    }
+
+    /// See [`grant::ask_to_ring`](lithos_abi::grant::ask_to_ring).
+    pub fn ask_to_ring(&self, number: u64) {
+        lithos_abi::grant::ask_to_ring(&self.grant_page, number);
+    }
 }
 
 impl Heart {
@@ -133,17 +173,18 @@ pub(crate) fn map(
     let grant_map = (grant.options())
         .and_then(|options| options.map_raw(&grant.file))
         .map_err(io("grant page"))?;
-    let read = |page, place: Place<'_>| {
-        let map = (place.options()).and_then(|options| options.map_raw_read_only(&place.file));
-        map.map_err(io(page))
-    };
-    let (ring_map, arena_map) = (read("ring", ring)?, read("arena", arena)?);
-    // SAFETY: 1. maps have page alignment, the grant page's is writable and nothing writes to the
-    // others, the files cannot shrink (sealed in `memfd`, checked by `adopt`, or the kernel's own), and
+    let ring_map = (ring.options())
+        .and_then(|options| options.map_raw_read_only(&ring.file))
+        .map_err(io("ring"))?;
+    let arena_map = (arena.options())
+        .and_then(|options| options.map_raw(&arena.file))
+        .map_err(io("arena"))?;
+    let maps = [grant_map, ring_map, arena_map];
+    // SAFETY: 1. maps have page alignment, those of grant page and arena are writable and nothing writes
+    // to the ring, the files cannot shrink (sealed in `memfd`, checked by `adopt`, or the kernel's own), and
     // the maps live in the value returned, beside what is made of these views. 2. nobody else in this
     // process knows them.
-    let [grant_page, ring_page, arena_page] =
-        [&grant_map, &ring_map, &arena_map].map(|map| unsafe { view(map) });
+    let [grant_page, ring_page, arena_page] = maps.each_ref().map(|map| unsafe { view(map) });
     let stamps = region(&arena_page, &terms.regions, LITHOS_REGION_STAMPS)
         .map(Stamps::new)
         .filter(|stamps| stamps.count() >= terms.records as usize)
@@ -153,8 +194,8 @@ pub(crate) fn map(
         grant: write(grant_page)?,
         stamps,
         grant_page,
-        grant_map: Arc::new(grant_map),
-        _maps: [ring_map, arena_map],
+        chains: Chains::new(&arena_page, &terms.regions),
+        maps: Arc::new(maps),
         files: None,
     })
 }
@@ -191,8 +232,19 @@ impl Pages {
         self.files.as_ref()?;
         Some(Heart {
             page: self.grant_page,
-            _map: Arc::clone(&self.grant_map),
+            _maps: Arc::clone(&self.maps),
         })
+    }
+
+    /// Returns what a scheduler looks at and stores into while programs run.
+    pub fn live(&self) -> LivePages {
+        LivePages {
+            grant_page: self.grant_page,
+            ring: self.ring,
+            stamps: self.stamps,
+            chains: self.chains,
+            _maps: Arc::clone(&self.maps),
+        }
     }
 
     /// See [`GrantWriter::set_broker`]. The kernel's broker says it itself.

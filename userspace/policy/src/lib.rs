@@ -24,6 +24,7 @@ mod command;
 mod event;
 mod gpu;
 mod handover;
+mod hold;
 mod id;
 mod partition;
 mod place;
@@ -36,6 +37,7 @@ mod view;
 
 pub use command::{Command, Grant, Request};
 pub use event::{Event, Left};
+pub use hold::{Activity, Hand, LINGER};
 pub use id::{ChannelId, GpuId, Nanos, Revision, TenantId};
 pub use partition::{Class, NameError, Oversize, PartitionName, PartitionSpec};
 pub use refusal::Refusal;

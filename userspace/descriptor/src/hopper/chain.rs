@@ -54,7 +54,7 @@ use super::gate::{GATE_WORD, Gate, GateState};
 use super::place::{Place, Stamp};
 use super::read::FIRST_MASK_WORD;
 use super::split::has_free_release;
-use super::{Action, Descriptor, Kind, SplitError, Splittable, Words};
+use super::{Action, Kind, SplitError, Splittable};
 use crate::field::Field;
 use crate::mask::TpcMask;
 use crate::plan::{Plan, Span};
@@ -95,7 +95,7 @@ impl Splittable<'_> {
     /// Cuts the launch's grid: see [`Plan::new`].
     #[inline]
     pub fn plan(&self, atoms: u16, wave: u32) -> Result<Plan, SplitError> {
-        Plan::new(self.descriptor().grid(), atoms, wave).ok_or(SplitError::OneAtom)
+        Plan::new(self.view().grid(), atoms, wave).ok_or(SplitError::OneAtom)
     }
 
     /// Writes the chain and makes the driver's descriptor its atom 0. There is one link for each
@@ -109,7 +109,7 @@ impl Splittable<'_> {
         let links = links.into_iter();
         let atoms = plan.atoms();
         let fits = links.len() + 1 == usize::from(atoms);
-        if !fits || plan.grid() != self.descriptor().grid() {
+        if !fits || plan.grid() != self.view().grid() {
             return Err(SplitError::Plan);
         }
         if !has_free_release(self.words) {
@@ -131,11 +131,6 @@ impl Splittable<'_> {
         let extra = self.atom(plan.span(0), tail, next, chain.stamp, None);
         ATOM.apply_with(self.words, extra);
         Ok(())
-    }
-
-    #[inline(always)]
-    fn descriptor(&self) -> Descriptor<&Words> {
-        Descriptor(&*self.words)
     }
 
     /// Writes what completes the launch when so many atoms have counted it down.

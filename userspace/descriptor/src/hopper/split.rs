@@ -77,6 +77,12 @@ pub struct Splittable<'d> {
 }
 
 impl Splittable<'_> {
+    /// The descriptor, to read.
+    #[inline(always)]
+    pub fn view(&self) -> Descriptor<&Words> {
+        Descriptor(&*self.words)
+    }
+
     /// Takes away TPCs from the whole launch: see [`Descriptor::restrict`].
     #[inline]
     pub fn restrict(&mut self, allowed: TpcMask, present: TpcMask) -> Restricted {

@@ -1,0 +1,374 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Chains as they lie in an arena: gates, atoms and tails.
+//!
+//! Both sides look at them through this. The tenant writes chains and can write anything else there, too;
+//! so a scheduler takes what a tail says about its gates for a wish, within the bounds of the region
+//! ([`Chains::gates_of`]), and stores into gates only what is a gate's word.
+
+use std::mem::offset_of;
+use std::ops::Range;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use crate::Page;
+use crate::arena::region;
+use crate::bindings::*;
+use crate::grant::Order;
+
+/// What is left of a chain that is halted: the atoms that run.
+const HALTED_NS: u64 = 5_000_000;
+/// Words of a descriptor.
+const DESCRIPTOR_WORDS: usize = 96;
+/// From one atom to the next, and from a gate to its bounce.
+const DESCRIPTOR: usize = crate::arena::DESCRIPTOR_STRIDE as usize;
+/// Where in an atom its mask of disabled TPCs is.
+const DISABLE_MASK: usize = 304;
+const GATE: usize = size_of::<lithos_gate>();
+const TAIL: usize = size_of::<lithos_tail>();
+const _: () = assert!(GATE == 2 * DESCRIPTOR && TAIL == DESCRIPTOR);
+const _: () = assert!(offset_of!(lithos_gate, bounce) == DESCRIPTOR);
+const _: () = assert!(offset_of!(lithos_gate, waiting).is_multiple_of(16));
+const _: () = assert!(offset_of!(lithos_gate, atom_done).is_multiple_of(16));
+const _: () = assert!(offset_of!(lithos_tail, done).is_multiple_of(16));
+const _: () = assert!(offset_of!(lithos_tail, first).is_multiple_of(16));
+
+/// Memory for a descriptor, and where the GPU sees it.
+pub type Slot<'a> = (&'a [AtomicU32; DESCRIPTOR_WORDS], u64);
+
+/// The regions of an arena that chains are made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Chains<'a> {
+    gates: Page<'a>,
+    atoms: [Page<'a>; 2],
+    tails: Page<'a>,
+    counts: Counts,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Counts {
+    gates: u32,
+    atoms: u32,
+    tails: u32,
+}
+
+impl<'a> Chains<'a> {
+    /// Takes in the regions; `None` if they do not lie in the arena, are laid out in another way than
+    /// this code knows, hold no chain, or begin where a descriptor cannot name what is there in this
+    /// process.
+    pub fn new(
+        arena: &Page<'a>,
+        regions: &[lithos_region; LITHOS_REGIONS as usize],
+    ) -> Option<Self> {
+        let part = |kind: lithos_region_kind, stride: usize| {
+            let described = regions[kind as usize];
+            let fits = described.stride as usize == stride && described.offset.is_multiple_of(256);
+            region(arena, regions, kind)
+                .filter(|_| fits)
+                .map(|page| (page, described.count))
+        };
+        let (gates, gate_count) = part(LITHOS_REGION_GATES, GATE)?;
+        let (plain, plain_count) = part(LITHOS_REGION_ATOMS, DESCRIPTOR)?;
+        let (cluster, cluster_count) = part(LITHOS_REGION_CLUSTER_ATOMS, DESCRIPTOR)?;
+        let (tails, tail_count) = part(LITHOS_REGION_TAILS, TAIL)?;
+        let atoms = plain_count.checked_add(cluster_count)?;
+        if gate_count < atoms || atoms == 0 || tail_count == 0 {
+            return None;
+        }
+        Some(Self {
+            gates,
+            atoms: [plain, cluster],
+            tails,
+            counts: Counts {
+                gates: atoms,
+                atoms: plain_count,
+                tails: tail_count,
+            },
+        })
+    }
+
+    /// Returns how many gates can stand before atoms of plain grids: the first so many.
+    pub fn plain(&self) -> u32 {
+        self.counts.atoms
+    }
+
+    /// Returns how many gates can be used in all; those beyond [`plain`](Self::plain) stand before atoms
+    /// of clusters.
+    pub fn gates(&self) -> u32 {
+        self.counts.gates
+    }
+
+    /// Returns how many tails there are.
+    pub fn tails(&self) -> u32 {
+        self.counts.tails
+    }
+
+    /// Returns the tail of the chain of this number.
+    #[inline]
+    pub fn tail(&self, number: u64) -> Tail<'a> {
+        let index = number % u64::from(self.counts.tails);
+        #[expect(clippy::cast_possible_truncation, reason = "below a u32")]
+        let at = index as usize * TAIL;
+        Tail {
+            page: self.tails,
+            at,
+        }
+    }
+
+    /// Returns a gate.
+    ///
+    /// # Panics
+    ///
+    /// If `index` is not below [`gates`](Self::gates).
+    #[inline]
+    pub fn gate(&self, index: u32) -> Gate<'a> {
+        assert!(index < self.counts.gates, "gate {index}");
+        Gate {
+            page: self.gates,
+            at: index as usize * GATE,
+        }
+    }
+
+    /// Returns the memory of the atom behind a gate.
+    ///
+    /// # Panics
+    ///
+    /// If `gate` is not below [`gates`](Self::gates).
+    #[inline]
+    pub fn atom(&self, gate: u32) -> Slot<'a> {
+        assert!(gate < self.counts.gates, "atom {gate}");
+        match gate.checked_sub(self.counts.atoms) {
+            None => slot(&self.atoms[0], gate as usize * DESCRIPTOR),
+            Some(cluster) => slot(&self.atoms[1], cluster as usize * DESCRIPTOR),
+        }
+    }
+
+    /// Stores an order into the gates that a tail says are its chain's, those that do not say so already;
+    /// returns whether there were any. What is halted stays so: opened again, it would not go on, nor end; and
+    /// whoever waits for it waits no longer than its atoms may take that run.
+    pub fn store(&self, tail: &Tail<'_>, order: Order) -> bool {
+        let mut has_stored = false;
+        for gate in self.gates_of(tail) {
+            let word = self.gate(gate).word();
+            let found = word.load(Relaxed);
+            if found != order.gate_word() && found != LITHOS_GATE_HALTED {
+                word.store(order.gate_word(), Release);
+                has_stored = true;
+            }
+        }
+        if order == Order::Halt {
+            tail.remaining_ns().store(HALTED_NS, Relaxed);
+        }
+        has_stored
+    }
+
+    /// Returns whether the chain of a launch stands still before a shut gate: all atoms before it have
+    /// completed, and it has come there.
+    pub fn is_waiting(&self, tail: &Tail<'_>, published: u64) -> bool {
+        if !tail.is_first_done(published) {
+            return false;
+        }
+        let mut gates = self.gates_of(tail).map(|gate| self.gate(gate));
+        let next = gates.find(|gate| !gate.is_atom_done(published));
+        next.is_some_and(|gate| gate.was_waited_at(published))
+    }
+
+    /// Has the atom behind a gate, if it is one of a plain grid and has not started, run on these TPCs
+    /// only: a set of which some exist, of those that its launch may use.
+    ///
+    /// # Panics
+    ///
+    /// If `gate` is not below [`gates`](Self::gates).
+    pub fn narrow(&self, gate: u32, tpcs: [u64; 2]) {
+        assert!(gate < self.counts.gates, "atom {gate}");
+        if gate < self.counts.atoms {
+            let [low, high] = tpcs.map(|word| !word);
+            #[expect(clippy::cast_possible_truncation, reason = "each takes its half")]
+            let words = [
+                low as u32,
+                (low >> 32) as u32,
+                high as u32,
+                (high >> 32) as u32,
+            ];
+            self.atoms[0].store_128(gate as usize * DESCRIPTOR + DISABLE_MASK, words);
+        }
+    }
+
+    /// Returns the gates that a tail says are its chain's, as far as there are such.
+    #[inline]
+    pub fn gates_of(&self, tail: &Tail<'_>) -> Range<u32> {
+        let first = tail.first_gate().load(Relaxed).min(self.counts.gates);
+        let count = tail.gates().load(Relaxed);
+        first..first.saturating_add(count).min(self.counts.gates)
+    }
+}
+
+fn slot<'a>(page: &Page<'a>, at: usize) -> Slot<'a> {
+    (page.halves(at), (page.address() + at) as u64)
+}
+
+/// A gate: see `struct lithos_gate`.
+#[derive(Clone, Copy, Debug)]
+pub struct Gate<'a> {
+    page: Page<'a>,
+    at: usize,
+}
+
+impl<'a> Gate<'a> {
+    /// Returns the memory of its first descriptor.
+    #[inline]
+    pub fn descriptor(&self) -> Slot<'a> {
+        slot(&self.page, self.at)
+    }
+
+    /// Returns the memory of its bounce.
+    #[inline]
+    pub fn bounce(&self) -> Slot<'a> {
+        slot(&self.page, self.at + offset_of!(lithos_gate, bounce))
+    }
+
+    /// Returns the word that decides.
+    #[inline]
+    pub fn word(&self) -> &'a AtomicU32 {
+        self.page.half(self.at + offset_of!(lithos_gate, word))
+    }
+
+    /// Returns where the GPU says that a chain waits.
+    #[inline]
+    pub fn waiting_address(&self) -> u64 {
+        (self.page.address() + self.at + offset_of!(lithos_gate, waiting)) as u64
+    }
+
+    /// Returns where the GPU says that the atom behind the gate has completed.
+    #[inline]
+    pub fn atom_done_address(&self) -> u64 {
+        (self.page.address() + self.at + offset_of!(lithos_gate, atom_done)) as u64
+    }
+
+    /// Returns whether the atom behind the gate, of the chain of this launch, has completed.
+    #[inline]
+    pub fn is_atom_done(&self, published: u64) -> bool {
+        let done = self.page.half(self.at + offset_of!(lithos_gate, atom_done));
+        is_low_half(done.load(Acquire), published)
+    }
+
+    /// Returns whether the chain of this launch has come here and found the gate shut.
+    #[inline]
+    pub fn was_waited_at(&self, published: u64) -> bool {
+        let waiting = self.page.half(self.at + offset_of!(lithos_gate, waiting));
+        is_low_half(waiting.load(Acquire), published)
+    }
+}
+
+/// A tail: see `struct lithos_tail`.
+#[derive(Clone, Copy, Debug)]
+pub struct Tail<'a> {
+    page: Page<'a>,
+    at: usize,
+}
+
+impl<'a> Tail<'a> {
+    /// Returns the memory of its descriptor.
+    #[inline]
+    pub fn descriptor(&self) -> Slot<'a> {
+        slot(&self.page, self.at)
+    }
+
+    /// Returns `published`.
+    #[inline]
+    pub fn published(&self) -> &'a AtomicU64 {
+        self.page.word(self.at + offset_of!(lithos_tail, published))
+    }
+
+    /// Returns `remaining_ns`.
+    #[inline]
+    pub fn remaining_ns(&self) -> &'a AtomicU64 {
+        let at = self.at + offset_of!(lithos_tail, remaining_ns);
+        self.page.word(at)
+    }
+
+    /// Returns `first_gate`.
+    #[inline]
+    pub fn first_gate(&self) -> &'a AtomicU32 {
+        self.half(offset_of!(lithos_tail, first_gate))
+    }
+
+    /// Returns `gates`.
+    #[inline]
+    pub fn gates(&self) -> &'a AtomicU32 {
+        self.half(offset_of!(lithos_tail, gates))
+    }
+
+    /// Returns `shut`.
+    #[inline]
+    pub fn shut(&self) -> &'a AtomicU32 {
+        self.half(offset_of!(lithos_tail, shut))
+    }
+
+    /// Returns `stuck`.
+    #[inline]
+    pub fn stuck(&self) -> &'a AtomicU32 {
+        self.half(offset_of!(lithos_tail, stuck))
+    }
+
+    /// Returns where the GPU says that the chain is done.
+    #[inline]
+    pub fn done_address(&self) -> u64 {
+        (self.page.address() + self.at + offset_of!(lithos_tail, done)) as u64
+    }
+
+    /// Returns where the GPU says that the first atom has completed.
+    #[inline]
+    pub fn first_address(&self) -> u64 {
+        (self.page.address() + self.at + offset_of!(lithos_tail, first)) as u64
+    }
+
+    /// Returns the launch of the chain that may still run.
+    #[inline]
+    pub fn running(&self) -> Option<u64> {
+        let published = self.published().load(Acquire);
+        (published != 0 && !self.is_done(published)).then_some(published)
+    }
+
+    /// Returns whether the chain of this launch has completed.
+    #[inline]
+    pub fn is_done(&self, published: u64) -> bool {
+        let done = self.half(offset_of!(lithos_tail, done)).load(Acquire);
+        is_low_half(done, published)
+    }
+
+    /// Returns whether the first atom of the chain of this launch has completed.
+    #[inline]
+    pub fn is_first_done(&self, published: u64) -> bool {
+        let first = self.half(offset_of!(lithos_tail, first)).load(Acquire);
+        is_low_half(first, published)
+    }
+
+    /// Returns for how long the chain of this launch ran after its first atom had completed, in
+    /// nanoseconds; `None` if it is not done, or if the GPU did not say.
+    #[inline]
+    pub fn after_first_ns(&self, published: u64) -> Option<u64> {
+        if !self.is_done(published) || !self.is_first_done(published) {
+            return None;
+        }
+        let time = |offset| self.page.word(self.at + offset).load(Relaxed);
+        let done_ns = time(offset_of!(lithos_tail, done_gpu_ns));
+        done_ns.checked_sub(time(offset_of!(lithos_tail, first_gpu_ns)))
+    }
+
+    /// Says that the chain of this launch never ran, so that nobody waits for it.
+    pub fn publish_done(&self, launch: u64) {
+        #[expect(clippy::cast_possible_truncation, reason = "the low half")]
+        let low = launch as u32;
+        (self.half(offset_of!(lithos_tail, done))).store(low, Relaxed);
+        self.published().store(launch, Release);
+    }
+
+    #[inline]
+    fn half(&self, offset: usize) -> &'a AtomicU32 {
+        self.page.half(self.at + offset)
+    }
+}
+
+fn is_low_half(low: u32, of: u64) -> bool {
+    u64::from(low) == of & 0xffff_ffff
+}

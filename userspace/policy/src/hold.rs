@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! When best effort is held up: while somebody latency-critical is active on the same GPU.
+//!
+//! A chain of best effort that is held stays where it is, and a launch that it would have been in the way of
+//! runs at once. To be *active* is to have launched what has not completed. Between the kernels of one
+//! request there are gaps; so best effort goes on only when nothing has been active for a while
+//! ([`LINGER`]), which is what one launch takes.
+//!
+//! ```text
+//!   latency-critical   ___####_###____________##___
+//!   best effort        ###-----------##########----###     # runs   - held
+//!                                 <-> linger
+//! ```
+//!
+//! What an operator orders by hand comes first.
+
+use crate::id::Nanos;
+use crate::partition::Class;
+
+/// For how long a GPU has to be idle until best effort goes on.
+pub const LINGER: Nanos = Nanos(10_000);
+
+/// What an operator has ordered about a partition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Hand {
+    /// Nothing.
+    #[default]
+    Released,
+    /// Its chains stop at their next gates, and stay there.
+    Held,
+    /// Its chains go on, on as few TPCs as can be.
+    Squeezed,
+}
+
+/// Whether somebody latency-critical is active on one GPU.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Activity {
+    last_active: Option<Nanos>,
+}
+
+impl Activity {
+    /// Takes note of what was seen.
+    pub fn see(&mut self, now: Nanos, is_active: bool) {
+        if is_active {
+            self.last_active = Some(now);
+        }
+    }
+
+    /// Returns for how long nobody has been active; `None` if nobody ever was.
+    pub fn idle(&self, now: Nanos) -> Option<Nanos> {
+        self.last_active
+            .map(|last| Nanos(now.0.saturating_sub(last.0)))
+    }
+
+    /// Returns whether the chains of a partition of this class are to be held.
+    pub fn holds(&self, now: Nanos, class: Class, hand: Hand) -> bool {
+        match (hand, class) {
+            (Hand::Held, _) => true,
+            (_, Class::LatencyCritical) => false,
+            (_, Class::BestEffort) => self.idle(now).is_some_and(|idle| idle < LINGER),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BE: Class = Class::BestEffort;
+
+    #[test]
+    fn best_effort_is_held_while_somebody_is_active_and_a_while_longer() {
+        let mut activity = Activity::default();
+        assert!(!activity.holds(Nanos(0), BE, Hand::Released));
+        activity.see(Nanos(5), false);
+        assert!(!activity.holds(Nanos(5), BE, Hand::Released));
+        activity.see(Nanos(10), true);
+        assert!(activity.holds(Nanos(10), BE, Hand::Released));
+        activity.see(Nanos(20), false);
+        assert!(activity.holds(Nanos(9 + LINGER.0), BE, Hand::Released));
+        assert!(!activity.holds(Nanos(10 + LINGER.0), BE, Hand::Released));
+    }
+
+    #[test]
+    fn nobody_latency_critical_is_held_for_another() {
+        let mut activity = Activity::default();
+        activity.see(Nanos(10), true);
+        assert!(!activity.holds(Nanos(10), Class::LatencyCritical, Hand::Released));
+    }
+
+    #[test]
+    fn what_is_ordered_by_hand_comes_first() {
+        let mut activity = Activity::default();
+        for class in [BE, Class::LatencyCritical] {
+            assert!(activity.holds(Nanos(0), class, Hand::Held));
+        }
+        activity.see(Nanos(10), true);
+        assert!(activity.holds(Nanos(10), BE, Hand::Squeezed));
+        assert!(!activity.holds(Nanos(1_000_000), BE, Hand::Squeezed));
+    }
+}
