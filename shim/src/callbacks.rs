@@ -18,6 +18,7 @@ use crate::channel::Managed;
 use crate::driver::Status;
 use crate::launch;
 use crate::local::{self, Call, Ending, Local};
+use crate::split;
 use crate::start::{self, Shim};
 use crate::stream;
 use crate::table::Found;
@@ -272,7 +273,17 @@ fn enter_launch(
         return;
     }
     local.call.set(call);
+    // As early as can be: whoever is woken is to make room for this launch.
+    if let Some(managed) = &managed
+        && managed.asks_to_ring()
+    {
+        managed.ring_bell();
+    }
+    let splits = managed.as_ref().is_some_and(|managed| managed.splits());
     local.set_ticket(managed.map(|managed| Ticket::begin(context, managed)));
+    if splits && let Some((managed, sequence)) = local.ticket() {
+        local.set_cut(split::begin(managed, launch, sequence, local));
+    }
 }
 
 /// Where the partition wants it, refuses a launch that does not fit into its grant; returns whether

@@ -2,14 +2,19 @@
 //! A managed context: its channel, and what its launches share.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use lithos_abi::arena::Stamps;
 use lithos_abi::bindings::*;
-use lithos_abi::grant::Grant;
+use lithos_abi::chain::Chains;
+use lithos_abi::grant::{Grant, Order};
 use lithos_abi::ring::RingWriter;
 use lithos_device::Channel;
 
+use crate::launch::low_half;
+use crate::operators::Operators;
+use crate::places::Places;
 use crate::widen::Gpu;
 
 /// What identifies a context beyond its handle, which the driver uses again.
@@ -33,6 +38,17 @@ pub(crate) struct Managed {
     endings: AtomicU32,
     /// The grant that the channel came with.
     first: Option<Grant>,
+    /// Whether the latest grant that a launch has seen has a length of atoms.
+    splits: AtomicBool,
+    /// Made when a launch is first to be split.
+    splitting: OnceLock<Splitting>,
+}
+
+/// What it takes to split launches.
+#[derive(Debug)]
+pub(crate) struct Splitting {
+    pub(crate) operators: Operators,
+    pub(crate) places: Places,
 }
 
 impl Managed {
@@ -45,6 +61,8 @@ impl Managed {
             channel,
             is_registered,
             endings: AtomicU32::new(0),
+            splits: AtomicBool::new(false),
+            splitting: OnceLock::new(),
         }
     }
 
@@ -98,6 +116,71 @@ impl Managed {
         Some(self.channel.arena()?.stamps())
     }
 
+    /// Returns where chains can be, if the GPU can reach them.
+    pub(crate) fn chains(&self) -> Option<Chains<'_>> {
+        let arena = self.channel.arena().filter(|_| self.is_registered)?;
+        arena.chains()
+    }
+
+    /// Returns what it takes to split launches into these regions. Not under the driver's locks: the
+    /// first one makes it.
+    pub(crate) fn splitting(&self, chains: &Chains<'_>) -> &Splitting {
+        self.splitting.get_or_init(|| Splitting {
+            operators: Operators::new(),
+            places: Places::new(chains),
+        })
+    }
+
+    /// Returns whether launches may be split, as far as the launches before know.
+    #[inline(always)]
+    pub(crate) fn splits(&self) -> bool {
+        self.splits.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of the latest grant.
+    #[inline(always)]
+    pub(crate) fn note_grant(&self, grant: &Grant) {
+        let splits = grant.atom_ns != 0;
+        if splits != self.splits() {
+            self.splits.store(splits, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns what the gates of a chain are to do.
+    pub(crate) fn order(&self, now_ns: u64) -> Order {
+        self.channel.grant().order_at(now_ns)
+    }
+
+    /// Returns whether the scheduler sleeps and wants to be woken by a launch.
+    #[inline(always)]
+    pub(crate) fn asks_to_ring(&self) -> bool {
+        self.channel.grant().asks_to_ring() != 0
+    }
+
+    /// Wakes it, once for each sleep.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn ring_bell(&self) {
+        let number = low_half(self.channel.grant().asks_to_ring());
+        let rung = self.channel.ring().rung();
+        if rung.swap(number, Ordering::SeqCst) != number {
+            wake(rung);
+        }
+    }
+
+    /// Stores an order into the gates of all chains that may still run.
+    pub(crate) fn store_into_gates(&self, order: Order) {
+        let Some(chains) = self.chains() else {
+            return;
+        };
+        for number in 0..u64::from(chains.tails()) {
+            let tail = chains.tail(number);
+            if tail.running().is_some() {
+                chains.store(&tail, order);
+            }
+        }
+    }
+
     /// Returns whether a launch may be stamped now.
     #[inline]
     pub(crate) fn may_stamp(&self) -> bool {
@@ -113,4 +196,10 @@ impl Managed {
     pub(crate) fn end_failed(&self) {
         self.endings.fetch_sub(1, Ordering::AcqRel);
     }
+}
+
+/// Wakes who sleeps on a word of memory that processes share.
+fn wake(word: &AtomicU32) {
+    // SAFETY: the word is mapped, and the kernel does nothing to it.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };
 }

@@ -134,7 +134,7 @@ pub(crate) fn is_steady() -> bool {
 }
 
 /// Asks the kernel's clock, by the vDSO.
-fn kernel_ns() -> u64 {
+pub(crate) fn kernel_ns() -> u64 {
     let mut now = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,

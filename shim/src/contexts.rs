@@ -87,6 +87,15 @@ impl Contexts {
         self.table.find_for(thread, context)
     }
 
+    /// Does something with each managed context.
+    pub(crate) fn each(&self, mut act: impl FnMut(&Managed)) {
+        for context in self.table.contexts() {
+            if let Found::Managed(managed) = self.table.find(context) {
+                act(&managed);
+            }
+        }
+    }
+
     /// Takes in a context, if it is new. `primary_of` is the device whose primary context it is, where
     /// that is known.
     pub(crate) fn adopt(&self, driver: &Driver, context: u64, primary_of: Option<c_int>) {

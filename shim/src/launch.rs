@@ -13,6 +13,7 @@ use lithos_descriptor::hopper::{Descriptor, Kind, Restricted, StampSlot, Words, 
 use crate::channel::Managed;
 use crate::local::{Call, Local};
 use crate::report::{self, Unknown};
+use crate::split;
 use crate::widen::{Need, Widened};
 
 /// How many launches ahead memory is asked for: more than one, because several threads may launch.
@@ -23,6 +24,11 @@ const AHEAD: u64 = 4;
 pub(crate) fn prepare(managed: &Managed, words: &mut Words, function: u64, local: &Local) {
     let ring = managed.ring();
     let call = local.call.get();
+    if let Some(cut) = local.take_cut()
+        && split::prepare(managed, words, function, local, cut)
+    {
+        return;
+    }
     let Ok(mut descriptor) = Descriptor::new(words) else {
         return leave(managed, function, local, Unknown::Version);
     };
@@ -45,12 +51,15 @@ pub(crate) fn prepare(managed: &Managed, words: &mut Words, function: u64, local
 
     let reserved = local.reserve(managed);
     let sequence = reserved.sequence;
-    let mut record = describe(&descriptor, kind);
+    let mut record = describe(&descriptor.view(), kind);
     record.sequence = sequence;
     record.submitted_ns = local.clock.now_ns();
     record.function = function;
     record.stream = call.stream;
-    restrict(managed, &mut descriptor, kind, local, &mut record);
+    if let Some(fitting) = fitting(managed, &descriptor.view(), local, &mut record) {
+        let restricted = descriptor.restrict(fitting.tpcs, managed.gpu.present);
+        note(managed, restricted, fitting, &mut record);
+    }
 
     let is_node = is_graph_node(&descriptor, call);
     if is_node {
@@ -75,42 +84,60 @@ pub(crate) fn prepare(managed: &Managed, words: &mut Words, function: u64, local
     ring.prefetch(sequence + AHEAD, stamps.as_ref());
 }
 
-/// Gives the descriptor the mask of the grant, or a wider one where it would starve.
+/// The TPCs that a launch gets.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fitting {
+    pub(crate) tpcs: TpcMask,
+    /// Why they are not those of the grant alone.
+    widened: Option<Widened>,
+}
+
+/// Returns the TPCs of the grant, or more where the launch would starve; `None` if there is no grant, and
+/// the descriptor is to stay as it is.
 #[inline(always)]
-fn restrict(
+pub(crate) fn fitting(
     managed: &Managed,
-    descriptor: &mut Descriptor<&mut Words>,
-    kind: Kind,
+    descriptor: &Descriptor<&Words>,
     local: &Local,
     record: &mut lithos_record,
-) {
-    let ring = managed.ring();
+) -> Option<Fitting> {
     let gpu = &managed.gpu;
     let Some(grant) = managed.grant(record.submitted_ns, &local.last) else {
-        ring.count(LITHOS_COUNT_UNGRANTED);
+        managed.ring().count(LITHOS_COUNT_UNGRANTED);
         record.flags |= LITHOS_RECORD_UNMANAGED;
         record.tpcs.words = (descriptor.allowed() & gpu.present).bits();
-        return;
+        return None;
     };
+    managed.note_grant(&grant);
     record.grant = grant.sequence;
     if grant.is_fail_static {
         record.flags |= LITHOS_RECORD_FAIL_STATIC;
     }
     // A plain grid runs on any TPCs.
-    let (mut fitting, mut widened) = (TpcMask::from_bits(grant.tpcs), None);
-    if kind != Kind::Grid {
+    let (mut tpcs, mut widened) = (TpcMask::from_bits(grant.tpcs), None);
+    if descriptor.kind() != Kind::Grid {
         let need = need(descriptor, local.call.get());
-        (fitting, widened) = gpu.fit(fitting, descriptor.allowed(), need);
+        (tpcs, widened) = gpu.fit(tpcs, descriptor.allowed(), need);
     }
-    let restricted = descriptor.restrict(fitting, gpu.present);
+    Some(Fitting { tpcs, widened })
+}
+
+/// Takes note of the mask that a launch carries.
+#[inline(always)]
+pub(crate) fn note(
+    managed: &Managed,
+    restricted: Restricted,
+    fitting: Fitting,
+    record: &mut lithos_record,
+) {
     record.tpcs.words = restricted.mask().bits();
-    let exception = match (restricted, widened) {
+    let exception = match (restricted, fitting.widened) {
         (Restricted::To(_), None) => return,
         (Restricted::To(_), Some(Widened::Cooperative)) => LITHOS_COUNT_WIDENED_COOPERATIVE,
         (Restricted::To(_), Some(Widened::Cluster)) => LITHOS_COUNT_WIDENED_CLUSTER,
         (Restricted::Unchanged(_), _) => LITHOS_COUNT_DRIVER_MASK_KEPT,
     };
-    ring.count(exception);
+    managed.ring().count(exception);
     record.flags |= LITHOS_RECORD_WIDENED;
 }
 
@@ -143,7 +170,7 @@ fn leave(managed: &Managed, function: u64, local: &Local, what: Unknown) {
 
 /// What the descriptor says about its launch.
 #[inline]
-fn describe(descriptor: &Descriptor<&mut Words>, kind: Kind) -> lithos_record {
+pub(crate) fn describe(descriptor: &Descriptor<&Words>, kind: Kind) -> lithos_record {
     let sixteen = |n: u32| u16::try_from(n).unwrap_or(u16::MAX);
     lithos_record {
         program: descriptor.program(),
@@ -163,7 +190,7 @@ fn describe(descriptor: &Descriptor<&mut Words>, kind: Kind) -> lithos_record {
 }
 
 /// What the launch needs in order not to starve.
-fn need(descriptor: &Descriptor<&mut Words>, call: Call) -> Need {
+fn need(descriptor: &Descriptor<&Words>, call: Call) -> Need {
     let blocks = descriptor.block_count();
     let is_cooperative = descriptor.kind().is_cooperative();
     Need {
@@ -190,18 +217,21 @@ fn is_graph_node(descriptor: &Descriptor<&mut Words>, call: Call) -> bool {
         || (call.stream == 0 && descriptor.get(fields::REQUIRE_SCHEDULING_PCAS) != 0)
 }
 
+/// What a stamp holds of a sequence.
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "the low 32 bits")]
+pub(crate) fn low_half(sequence: u64) -> u32 {
+    sequence as u32
+}
+
 /// Has the GPU say when the launch completes, if the driver leaves it a way to.
 #[inline]
 fn stamp(descriptor: &mut Descriptor<&mut Words>, address: u64, sequence: u64) -> bool {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "a stamp holds the low 32 bits"
-    )]
-    let payload = sequence as u32;
+    let payload = low_half(sequence);
     [StampSlot::One, StampSlot::Two]
         .into_iter()
         .any(|slot| descriptor.stamp(slot, address, payload).is_ok())
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

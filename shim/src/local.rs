@@ -11,6 +11,7 @@ use lithos_abi::grant::Grant;
 
 use crate::channel::Managed;
 use crate::clock::Clock;
+use crate::split::Cut;
 use crate::ticket::{Reserved, Ticket};
 
 /// The launch API call that a thread is in.
@@ -50,6 +51,10 @@ pub(crate) struct Local {
     /// Whether a descriptor has used what the ticket reserves. Beside the ticket and not in it: a ticket
     /// of which a part was just stored is not loaded before the driver's stores to the GPU are done.
     is_used: Cell<bool>,
+    /// How the launch that the ticket is for is to be split, until its descriptor comes; and whether it is to
+    /// be, in a word of its own, because most launches look at nothing else.
+    cut: Cell<Option<Cut>>,
+    has_cut: Cell<bool>,
     /// What it knows about the time.
     pub(crate) clock: Clock,
     /// The context that is about to end.
@@ -70,6 +75,8 @@ thread_local! {
             last: Cell::new((0, None)),
             ticket: Cell::new(None),
             is_used: Cell::new(false),
+            cut: Cell::new(None),
+            has_cut: Cell::new(false),
             clock: Clock::new(),
             ending: Cell::new(None),
         }
@@ -113,8 +120,33 @@ impl Local {
     pub(crate) fn set_ticket(&self, ticket: Option<Ticket>) {
         let is_used = self.is_used.replace(false);
         if let Some(before) = self.ticket.replace(ticket) {
+            if let Some(cut) = self.take_cut() {
+                cut.give_back(before.managed);
+            }
             before.end(is_used);
         }
+    }
+
+    /// Says how the launch that the ticket is for is to be split, if it is.
+    pub(crate) fn set_cut(&self, cut: Option<Cut>) {
+        self.has_cut.set(cut.is_some());
+        self.cut.set(cut);
+    }
+
+    /// Takes what was said.
+    #[inline(always)]
+    pub(crate) fn take_cut(&self) -> Option<Cut> {
+        if !self.has_cut.get() {
+            return None;
+        }
+        self.has_cut.set(false);
+        self.cut.take()
+    }
+
+    /// Returns the channel and the sequence that the launch call of this thread holds.
+    pub(crate) fn ticket(&self) -> Option<(&'static Managed, u64)> {
+        let ticket = self.ticket.get()?;
+        Some((ticket.managed, ticket.reserved.sequence))
     }
 
     /// Returns the channel of a context, if this thread is in a launch call that holds it.

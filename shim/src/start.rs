@@ -8,6 +8,7 @@ use lithos_device::{BrokerError, ForkMark, Identity};
 
 use crate::contexts::Contexts;
 use crate::driver::{Driver, DriverError};
+use crate::leave;
 use crate::link::Link;
 use crate::{api, callbacks, clock, config, report};
 
@@ -85,6 +86,7 @@ fn try_start(config: &config::Config) -> Result<(), StartError> {
     let calls = api::CALLS
         .iter()
         .map(|(id, _, is_needed)| (*id, *is_needed));
+    leave::at_exit();
     let subscribed = shim.driver.subscribe(callbacks::on_callback, calls);
     if subscribed.is_err() {
         // Callbacks that were enabled all the same find nobody here, and the tenant ends.

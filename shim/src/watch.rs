@@ -2,6 +2,8 @@
 //! A thread that waits for the daemon to end or to be replaced, and then looks for the next one: where the
 //! broker is the embedded one, which ends with its daemon.
 //!
+//! Gates that a daemon has shut it opens, if that has ended or says no more that it lives.
+//!
 //! It sleeps until the connection hangs up, or until something appears in the folder of the socket:
 //! a daemon that was stopped does not hang up, but whoever replaces it puts a socket of its own there. So
 //! it costs nothing while nothing happens. Where the kernel has no more watches of folders for
@@ -14,10 +16,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
+use lithos_abi::grant::Order;
+use lithos_device::high;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::{SigSet, SigmaskHow};
 
+use crate::clock;
 use crate::contexts::Contexts;
 use crate::link::Connection;
 use crate::report;
@@ -25,6 +30,9 @@ use crate::start;
 
 /// How often to look where nobody tells.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// How often to look whether somebody still schedules, where launches are split.
+const LOOK_AT_GATES: Duration = Duration::from_millis(50);
 
 /// Bytes of stack: it calls nothing that recurses.
 const STACK_BYTES: usize = 128 << 10;
@@ -76,14 +84,30 @@ fn watch(contexts: &Contexts) {
             descriptor.and_then(|descriptor| {
                 // SAFETY: the link's, which is locked.
                 let descriptor = unsafe { BorrowedFd::borrow_raw(descriptor) };
-                descriptor.try_clone_to_owned().ok()
+                high::duplicate(descriptor).ok()
             })
         };
-        wait(connection, folder.as_ref());
+        wait(connection, folder.as_ref(), open_deserted(contexts));
     }
 }
 
-fn wait(connection: Option<OwnedFd>, folder: Option<&Folder>) {
+/// Opens the gates of channels that nobody schedules: whoever shut them is gone, or hangs. Returns when to
+/// look again; never, if no channel has gates.
+fn open_deserted(contexts: &Contexts) -> Option<Duration> {
+    let now_ns = clock::kernel_ns();
+    let mut look = None;
+    contexts.each(|managed| {
+        if managed.splits() {
+            look = Some(LOOK_AT_GATES);
+        }
+        if managed.channel().grant().is_deserted_at(now_ns) {
+            managed.store_into_gates(Order::Open);
+        }
+    });
+    look
+}
+
+fn wait(connection: Option<OwnedFd>, folder: Option<&Folder>, look: Option<Duration>) {
     let raw = connection.as_ref().map_or(-1, AsRawFd::as_raw_fd);
     DESCRIPTORS[0].store(raw, Ordering::Relaxed);
     let mut fds = Vec::new();
@@ -96,8 +120,12 @@ fn wait(connection: Option<OwnedFd>, folder: Option<&Folder>) {
     }
     // Without a connection the folder itself may be gone, and come back as another one.
     let timeout = match (&connection, folder) {
-        (Some(_), Some(_)) => PollTimeout::NONE,
-        _ => PollTimeout::try_from(LOOK).unwrap_or(PollTimeout::MAX),
+        (Some(_), Some(_)) => look,
+        _ => Some(look.unwrap_or(LOOK)),
+    };
+    let timeout = match timeout {
+        Some(timeout) => PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX),
+        None => PollTimeout::NONE,
     };
     let _ = poll(&mut fds, timeout);
     if let Some(folder) = folder {

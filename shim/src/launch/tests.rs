@@ -22,20 +22,25 @@ use crate::local::{self, Call};
 use crate::table::{Pin, Pinned};
 use crate::ticket::Ticket;
 
-const RECORDS: u32 = 8;
+pub(crate) const RECORDS: u32 = 8;
+/// Chains at a time.
+pub(crate) const TAILS: u32 = 4;
 /// Two GPCs of 8 TPCs, with a hole between them.
 const PRESENT: &str = "0-7,9-16";
 
 /// A channel with both of its ends.
-struct Bench {
-    pages: Pages,
-    managed: Managed,
+pub(crate) struct Bench {
+    pub(crate) pages: Pages,
+    pub(crate) managed: Managed,
 }
 
 fn bench_with(is_registered: bool, first: Option<&str>) -> Bench {
     let counts = Counts {
         stamps: RECORDS,
-        ..Default::default()
+        gates: 128,
+        atoms: 64,
+        cluster_atoms: 64,
+        tails: TAILS,
     };
     let terms = Terms {
         channel: 77,
@@ -67,15 +72,15 @@ fn bench_with(is_registered: bool, first: Option<&str>) -> Bench {
     }
 }
 
-fn bench(first: &str) -> Bench {
+pub(crate) fn bench(first: &str) -> Bench {
     bench_with(true, Some(first))
 }
 
-fn mask(text: &str) -> TpcMask {
+pub(crate) fn mask(text: &str) -> TpcMask {
     text.parse().expect("a list of TPCs")
 }
 
-fn grant(tpcs: &str) -> Grant {
+pub(crate) fn grant(tpcs: &str) -> Grant {
     Grant {
         tpcs: mask(tpcs).bits(),
         ..Default::default()
@@ -83,7 +88,7 @@ fn grant(tpcs: &str) -> Grant {
 }
 
 /// A launch of so many blocks of 128 threads at 0x1000.
-fn words(blocks: [u32; 3], cluster: Option<[u32; 3]>, cooperative: bool) -> Words {
+pub(crate) fn words(blocks: [u32; 3], cluster: Option<[u32; 3]>, cooperative: bool) -> Words {
     let mut descriptor = Descriptor::blank();
     descriptor
         .set_blocks(blocks, cluster, cooperative)
@@ -117,11 +122,11 @@ impl Bench {
         });
     }
 
-    fn count(&self, counter: lithos_counter) -> u64 {
+    pub(crate) fn count(&self, counter: lithos_counter) -> u64 {
         self.pages.ring().counter(counter)
     }
 
-    fn record(&self, sequence: u64) -> lithos_record {
+    pub(crate) fn record(&self, sequence: u64) -> lithos_record {
         match self.pages.ring().read(sequence) {
             Read::Record(record) => record,
             other => panic!("{sequence}: {other:?}"),
@@ -129,7 +134,7 @@ impl Bench {
     }
 
     /// Does what the GPU does when a launch completes.
-    fn complete(&self, words: &Words) {
+    pub(crate) fn complete(&self, words: &Words) {
         let release = (1..3)
             .find_map(|slot| view(words).release(slot))
             .expect("a stamp");
@@ -142,7 +147,7 @@ impl Bench {
     }
 }
 
-fn view(words: &Words) -> Descriptor<&Words> {
+pub(crate) fn view(words: &Words) -> Descriptor<&Words> {
     Descriptor::new(words).expect("version 4.0")
 }
 
@@ -605,21 +610,21 @@ fn threads_share_a_channel() {
 const _: () = assert!(size_of::<Words>() == WORDS * 4);
 
 /// A channel for a launch call of this thread to hold, and the pins on it.
-fn held(tpcs: &str) -> (&'static Bench, &'static AtomicU32) {
+pub(crate) fn held(bench: Bench) -> (&'static Bench, &'static AtomicU32) {
     (
-        Box::leak(Box::new(bench(tpcs))),
+        Box::leak(Box::new(bench)),
         Box::leak(Box::new(AtomicU32::new(0))),
     )
 }
 
-fn ticket(bench: &'static Bench, pins: &'static AtomicU32) -> Ticket {
+pub(crate) fn ticket(bench: &'static Bench, pins: &'static AtomicU32) -> Ticket {
     pins.fetch_add(1, Ordering::Relaxed);
     Ticket::begin(7, Pinned::from_parts((Pin::Counted(pins), &bench.managed)))
 }
 
 #[test]
 fn a_launch_uses_the_sequence_that_its_call_reserved() {
-    let (bench, pins) = held("0-3");
+    let (bench, pins) = held(bench("0-3"));
     local::with(|local| {
         local.set_ticket(Some(ticket(bench, pins)));
         assert_eq!(bench.pages.ring().reserved(), 1);
@@ -643,7 +648,7 @@ fn a_launch_uses_the_sequence_that_its_call_reserved() {
 
 #[test]
 fn a_sequence_that_no_launch_came_of_is_void() {
-    let (bench, pins) = held("0-3");
+    let (bench, pins) = held(bench("0-3"));
     local::with(|local| {
         local.set_ticket(Some(ticket(bench, pins)));
         // The next call begins without the first one having ended.
@@ -663,7 +668,7 @@ fn a_sequence_that_no_launch_came_of_is_void() {
 
 #[test]
 fn a_void_sequence_whose_place_is_in_use_is_counted_once() {
-    let (bench, pins) = held("0-3");
+    let (bench, pins) = held(bench("0-3"));
     for _ in 0..RECORDS {
         bench.launch(&mut plain());
     }
@@ -682,8 +687,8 @@ fn a_void_sequence_whose_place_is_in_use_is_counted_once() {
 
 #[test]
 fn a_ticket_is_for_launches_of_its_own_channel() {
-    let (bench, pins) = held("0-3");
-    let (other, _) = held("9-12");
+    let (bench, pins) = held(bench("0-3"));
+    let (other, _) = held(super::tests::bench("9-12"));
     local::with(|local| {
         local.set_ticket(Some(ticket(bench, pins)));
         prepare(&other.managed, &mut plain(), 0xf, local);

@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! A launch becomes a chain of atoms, where its grant has a length of atoms.
+//!
+//! In two steps, as for a [`Ticket`](crate::ticket::Ticket): when the launch call begins it is decided
+//! into how many atoms to cut, and room is taken for them ([`begin`]); when the descriptor comes it is
+//! cut, if it is one that may be ([`prepare`]). A launch that is known to be shorter than an atom
+//! pays a look into a table.
+//!
+//! Whoever schedules shuts and opens gates at any time, without a lock: so a chain is published before it
+//! is launched, and its gates are looked at again until they are as ordered (`LITHOS_ORDER_*`).
+
+use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
+use std::sync::atomic::fence;
+
+use lithos_abi::bindings::*;
+use lithos_abi::chain::{Chains, Slot};
+use lithos_abi::grant::Order;
+use lithos_descriptor::TpcMask;
+use lithos_descriptor::hopper::{
+    Chain, Descriptor, Gate, GateState, Kind, Link, Place, SplitError, Splittable, Stamp,
+    StampSlot, Words,
+};
+
+use crate::api::Launch;
+use crate::channel::{Managed, Splitting};
+use crate::launch::{describe, fitting, low_half, note};
+use crate::local::Local;
+use crate::places::Held;
+
+/// How a launch is to be split.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cut {
+    /// The number of the chain, and the sequence of the launch.
+    number: (u64, u64),
+    held: Held,
+    /// What was asked to be launched, to know its descriptor by.
+    blocks: u64,
+    has_clusters: bool,
+    /// How long it will take; 0 if that is not known.
+    predicted_ns: u64,
+}
+
+/// At the begin of a launch call: decides whether to split the launch of this sequence.
+#[cold]
+#[inline(never)]
+pub(crate) fn begin(
+    managed: &Managed,
+    launch: &Launch,
+    sequence: u64,
+    local: &Local,
+) -> Option<Cut> {
+    let ring = managed.ring();
+    let chains = managed.chains()?;
+    let grant = managed.grant(local.clock.now_ns(), &local.last)?;
+    if grant.atom_ns == 0 {
+        return None;
+    }
+    let whole = |why| {
+        ring.count(why);
+        None
+    };
+    if launch.is_cooperative {
+        return whole(LITHOS_COUNT_WHOLE_COOPERATIVE);
+    }
+    let Splitting { operators, places } = managed.splitting(&chains);
+    let operator = operators.find(launch);
+    places.learn(operator, &chains, operators);
+    let blocks = launch.blocks();
+    let tpcs = (TpcMask::from_bits(grant.tpcs) & managed.gpu.present).count();
+    let width = (tpcs, managed.channel().terms().tpc_sms);
+    let (atoms, predicted_ns) = operators.atoms(operator, blocks, width, grant.atom_ns);
+    if atoms < 2 {
+        return None;
+    }
+    if let Some(why) = operators.why_whole(operator) {
+        return whole(why);
+    }
+    if !managed.may_stamp() {
+        return whole(LITHOS_COUNT_WHOLE_ENDING);
+    }
+    let number = (ring.begin_chain(), sequence);
+    let has_clusters = operators.has_clusters(operator);
+    let wanted = Held {
+        first: 0,
+        atoms,
+        tpcs,
+        operator,
+    };
+    let Some(held) = places.take(number, wanted, has_clusters, &chains, operators) else {
+        return whole(LITHOS_COUNT_WHOLE_FULL);
+    };
+    Some(Cut {
+        number,
+        held,
+        blocks,
+        has_clusters,
+        predicted_ns,
+    })
+}
+
+/// Splits the launch whose descriptor this is. False if it is not split: then nothing was done to it.
+#[inline(never)]
+pub(crate) fn prepare(
+    managed: &Managed,
+    words: &mut Words,
+    function: u64,
+    local: &Local,
+    cut: Cut,
+) -> bool {
+    let split = Some(managed)
+        .filter(|managed| {
+            let ticket = local.ticket();
+            ticket.is_some_and(|(its, sequence)| {
+                std::ptr::eq(its, *managed) && sequence == cut.number.1
+            })
+        })
+        .and_then(|managed| Some((managed.chains()?, splittable(managed, words, &cut)?)));
+    let Some((chains, mut target)) = split else {
+        cut.give_back(managed);
+        return false;
+    };
+    let reserved = local.reserve(managed);
+    debug_assert_eq!(reserved.sequence, cut.number.1);
+    let kind = target.view().kind();
+    let mut record = describe(&target.view(), kind);
+    record.sequence = reserved.sequence;
+    record.submitted_ns = local.clock.now_ns();
+    record.function = function;
+    record.stream = local.call.get().stream;
+    let mut allowed = target.view().allowed();
+    if let Some(fitting) = fitting(managed, &target.view(), local, &mut record) {
+        let restricted = target.restrict(fitting.tpcs, managed.gpu.present);
+        note(managed, restricted, fitting, &mut record);
+        allowed = restricted.mask();
+    }
+    let ring = managed.ring();
+    let stamps = managed.stamps();
+    if reserved.is_claimed {
+        let address = stamps.map(|stamps| stamps.address(ring.place(reserved.sequence)));
+        let payload = low_half(reserved.sequence);
+        let is_stamped =
+            address.is_some_and(|address| target.stamp(StampSlot::Two, address, payload).is_ok());
+        if is_stamped {
+            record.flags |= LITHOS_RECORD_STAMPED;
+        } else {
+            ring.count(LITHOS_COUNT_UNSTAMPED);
+        }
+    } else {
+        ring.count(LITHOS_COUNT_OVERRUN);
+    }
+    let is_split = split_into(managed, target, &cut, &chains, allowed, local);
+    if is_split {
+        record.flags |= LITHOS_RECORD_SPLIT;
+        ring.count(LITHOS_COUNT_SPLIT);
+        ring.count_by(LITHOS_COUNT_ATOMS, u64::from(cut.held.atoms));
+    } else {
+        cut.give_back(managed);
+    }
+    if reserved.is_claimed {
+        ring.write(&record);
+    }
+    true
+}
+
+/// Looks whether the descriptor is that of the launch, and may be split.
+fn splittable<'d>(managed: &Managed, words: &'d mut Words, cut: &Cut) -> Option<Splittable<'d>> {
+    let descriptor = Descriptor::new(words).ok()?;
+    let kind = descriptor.kind();
+    // A launch call may upload descriptors of other kernels than its own.
+    if descriptor.block_count() != cut.blocks || descriptor.is_graph_node() {
+        return None;
+    }
+    let operators = &managed.splitting(&managed.chains()?).operators;
+    let operator = cut.held.operator;
+    match descriptor.splittable() {
+        // It has taken links for the other kind; the next launch will take the right ones.
+        Ok(_) if kind.has_clusters() != cut.has_clusters => {
+            operators.note_clusters(operator, kind == Kind::Clusters);
+            None
+        }
+        Ok(target) => Some(target),
+        Err(why) => {
+            let why = reason(why);
+            operators.keep_whole(operator, why);
+            managed.ring().count(why);
+            None
+        }
+    }
+}
+
+/// What counts launches that are not split for this reason.
+fn reason(why: SplitError) -> lithos_counter {
+    match why {
+        SplitError::Cooperative => LITHOS_COUNT_WHOLE_COOPERATIVE,
+        SplitError::GraphNode => LITHOS_COUNT_WHOLE_GRAPH_NODE,
+        SplitError::Programmatic => LITHOS_COUNT_WHOLE_PROGRAMMATIC,
+        _ => LITHOS_COUNT_WHOLE_UNKNOWN,
+    }
+}
+
+/// Writes the chain, publishes it, and makes its gates be as ordered.
+fn split_into(
+    managed: &Managed,
+    target: Splittable<'_>,
+    cut: &Cut,
+    chains: &Chains<'_>,
+    allowed: TpcMask,
+    local: &Local,
+) -> bool {
+    let Held { first, atoms, .. } = cut.held;
+    let (number, sequence) = cut.number;
+    let tail = chains.tail(number);
+    let now_ns = local.clock.now_ns();
+    let mut order = managed.order(now_ns);
+    let payload = low_half(sequence);
+    let Ok(plan) = target.plan(atoms, 0) else {
+        return false;
+    };
+    // The grid may have fewer rows or slices than there were to be atoms.
+    let gates = first..first + u32::from(plan.atoms()) - 1;
+    let chain = Chain {
+        tail: place(tail.descriptor()),
+        done: stamp(tail.done_address(), payload),
+        stamp: Some(stamp(tail.first_address(), payload)),
+        gates: state(order),
+        present: managed.gpu.present,
+    };
+    // Of atoms of clusters no mask is ever edited.
+    let allowed = (!cut.has_clusters).then_some(allowed);
+    let links = gates.clone().map(|index| {
+        let gate = chains.gate(index);
+        Link {
+            gate: Gate {
+                descriptor: place(gate.descriptor()),
+                bounce: place(gate.bounce()),
+                waiting: stamp(gate.waiting_address(), payload),
+            },
+            atom: place(chains.atom(index)),
+            stamp: Some(stamp(gate.atom_done_address(), payload)),
+            allowed,
+        }
+    });
+    if target.split(&plan, &chain, links).is_err() {
+        return false;
+    }
+    tail.remaining_ns().store(cut.predicted_ns, Relaxed);
+    tail.first_gate().store(first, Relaxed);
+    tail.gates().store(u32::from(plan.atoms()) - 1, Relaxed);
+    tail.shut().store(u32::from(order == Order::Shut), Relaxed);
+    tail.stuck().store(0, Relaxed);
+    tail.published().store(sequence, Release);
+    loop {
+        fence(SeqCst);
+        let now = managed.order(now_ns);
+        if now == order {
+            return true;
+        }
+        order = now;
+        tail.shut()
+            .fetch_max(u32::from(order == Order::Shut), Relaxed);
+        for gate in gates.clone() {
+            chains.gate(gate).word().store(order.gate_word(), Release);
+        }
+    }
+}
+
+fn state(order: Order) -> GateState {
+    match order {
+        Order::Open => GateState::Open,
+        Order::Shut => GateState::Shut,
+        Order::Halt => GateState::Halted,
+    }
+}
+
+fn place((words, address): Slot<'_>) -> Place<'_> {
+    Place::new(words, address).expect("an arena lies below 1 TiB, and its descriptors at 256 bytes")
+}
+
+fn stamp(address: u64, payload: u32) -> Stamp {
+    Stamp::new(address, payload).expect("stamps in gates and tails lie at 16 bytes")
+}
+
+impl Cut {
+    /// Gives back the room that was taken: no chain came of it.
+    #[cold]
+    pub(crate) fn give_back(self, managed: &Managed) {
+        if let Some(chains) = managed.chains() {
+            let places = &managed.splitting(&chains).places;
+            places.give_back(self.number, self.held, &chains);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
