@@ -31,11 +31,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::estate::{Estate, Will};
+use crate::gatekeeper::Gatekeeper;
 use crate::gpu::{Gpu, Unfit, format_uuid};
 use crate::grant::terms;
 use crate::heartbeat::Hearts;
 use crate::ledger::Ledger;
 use crate::operator::Partitions;
+use crate::peer;
 use crate::selftest::Verdict;
 use crate::takeover::{Left, attached_flags};
 
@@ -63,6 +65,7 @@ pub struct Broker {
     /// Whom tenants come by.
     pub(crate) kind: BrokerKind,
     pub(crate) hearts: Hearts,
+    pub(crate) gates: Gatekeeper,
     /// Where it is kept what the next daemon has to know.
     pub(crate) will: Option<Will>,
     pub(crate) problems: Vec<String>,
@@ -128,6 +131,8 @@ pub(crate) struct Channel {
     pub(crate) context: u64,
     pub(crate) oversize: Oversize,
     pub(crate) granted: TpcSet,
+    /// Whether that is less than the policy grants, by an operator's order.
+    pub(crate) is_squeezed: bool,
     pub(crate) pages: Pages,
     pub(crate) ledger: Ledger,
     pub(crate) counts: Counts,
@@ -219,6 +224,7 @@ impl Broker {
             channels: BTreeMap::new(),
             kind: BrokerKind::Embedded,
             hearts: Hearts::default(),
+            gates: Gatekeeper::default(),
             will: None,
             problems: Vec::new(),
             refused: 0,
@@ -397,6 +403,7 @@ impl Broker {
             context: request.context,
             oversize,
             granted: TpcSet::EMPTY,
+            is_squeezed: false,
             pages,
             ledger,
             counts,
@@ -443,6 +450,11 @@ impl Broker {
             return;
         };
         let pid = state.process.pid;
+        // First of all: what it leaves is taken from the GPU within milliseconds (ARCHITECTURE.md). One that
+        // lives, and has only closed its connection, goes on.
+        if peer::is_ending(state.process) {
+            (state.channels.iter()).for_each(|&channel| self.gates.halt(channel));
+        }
         let channels = state.channels.iter().chain(state.left.keys());
         for channel in channels.copied().collect::<Vec<_>>() {
             self.close_channel(channel, now);
@@ -574,11 +586,14 @@ impl Broker {
             tenant.left.remove(&id);
             tenant.channels.insert(id);
         }
+        // What is wanted of it comes with its grant.
+        self.gates.add(id, channel.gpu, channel.pages.live());
         self.channels.insert(id, channel);
     }
 
     fn forget_channel(&mut self, id: ChannelId) {
         self.hearts.remove(id);
+        self.gates.remove(id);
         if let Some(channel) = self.channels.remove(&id) {
             channel.pages.set_broker(LITHOS_BROKER_RETIRED, 0);
         }

@@ -292,6 +292,10 @@ impl Desk<'_> {
                 self.broker.delete_partition(&name, now)?;
                 before
             }
+            Request::Order { partition, hand } => {
+                self.broker.order(&partition, hand)?;
+                self.partition(&partition)
+            }
             Request::PartitionList => Ok(Reply::Partitions(self.broker.partition_statuses())),
             Request::Join { partition, enforce } => self.joined(&partition, enforce, peer),
             Request::Run {

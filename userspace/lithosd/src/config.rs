@@ -231,10 +231,10 @@ impl Default for Channel {
     fn default() -> Self {
         Self {
             ring_records: 16_384,
-            gates: 1_024,
-            atoms: 1_024,
-            cluster_atoms: 256,
-            tails: 256,
+            gates: 4_608,
+            atoms: 4_096,
+            cluster_atoms: 512,
+            tails: 1_024,
         }
     }
 }
@@ -313,7 +313,12 @@ impl Config {
             ("channel.cluster_atoms", channel.cluster_atoms),
             ("channel.tails", channel.tails),
         ] {
-            within(key, count, 1, 1 << 16)?;
+            within(key, count, 1, 1 << 14)?;
+        }
+        let atoms = channel.atoms + channel.cluster_atoms;
+        if channel.gates < atoms {
+            let right = format!("there is a gate before each atom, so it must be {atoms} or more");
+            return Err(value("channel.gates", channel.gates, right));
         }
         let mps = check_mps(mps, &file.runtime_directory)?;
         for (index, entry) in file.partition.iter().enumerate() {
@@ -458,7 +463,7 @@ mod tests {
     #[test]
     fn what_is_impossible_is_named_with_its_key_and_what_would_be_right() {
         let long = format!("runtime_directory = \"/{}\"", "x".repeat(120));
-        let cases: [(&str, &[&str]); 19] = [
+        let cases: [(&str, &[&str]); 20] = [
             ("colour = 1", &["colour", "runtime_directory"]),
             ("[limits]\ntenant = 1", &["tenant", "tenants"]),
             ("group = 5", &["group = 5", "string"]),
@@ -485,7 +490,11 @@ mod tests {
                 &["ring_records = 1000", "1024"],
             ),
             ("[channel]\nring_records = 32", &["ring_records = 32", "64"]),
-            ("[channel]\ngates = 0", &["channel.gates = 0", "65536"]),
+            ("[channel]\ngates = 0", &["channel.gates = 0", "16384"]),
+            (
+                "[channel]\ngates = 4607",
+                &["channel.gates = 4607", "4608 or more"],
+            ),
             ("[mps]\nenable = \"maybe\"", &["maybe", "auto", "on", "off"]),
             (
                 "[mps]\npipe_directory = \"p\"",

@@ -5,6 +5,7 @@
 //! Anyone may look. Requests that change something need uid 0, or membership of the group that the
 //! configuration names; the daemon takes both from the kernel.
 
+use lithos_policy::Hand;
 use serde::{Deserialize, Serialize};
 
 use crate::config::AdmissionMode;
@@ -34,6 +35,13 @@ pub enum Request {
     PartitionDelete {
         /// Its name.
         name: String,
+    },
+    /// Have the chains of a partition's launches be held, squeezed, or neither.
+    Order {
+        /// Its name.
+        partition: String,
+        /// What they shall be.
+        hand: Hand,
     },
     /// Tell about the partitions.
     PartitionList,
@@ -158,6 +166,7 @@ impl Request {
             Self::PartitionCreate { .. }
             | Self::PartitionSet { .. }
             | Self::PartitionDelete { .. }
+            | Self::Order { .. }
             | Self::Run { .. }
             | Self::AdmissionSet { .. }
             | Self::Admit { .. } => true,
@@ -197,6 +206,10 @@ mod tests {
             Request::AdmissionSet {
                 mode: AdmissionMode::Enforce,
                 gpu_channels_per_tenant: Some(16),
+            },
+            Request::Order {
+                partition: "a".into(),
+                hand: Hand::Held,
             },
             Request::Admit { pid: 7 },
             Request::Status,

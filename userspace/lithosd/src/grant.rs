@@ -11,11 +11,15 @@ use lithos_abi::arena::Counts;
 use lithos_abi::bindings::*;
 use lithos_abi::grant::{Grant, Terms};
 use lithos_policy::{
-    ChannelId, Command, Event, GpuId, Nanos, Oversize, Refusal, Revision, TpcSet, tpcs_for_cluster,
+    ChannelId, ChannelView, Class, Command, Event, GpuId, Hand, Nanos, Oversize, PartitionName,
+    Refusal, Revision, TpcSet, TpcState, tpcs_for_cluster,
 };
 
 use crate::broker::{Answer, Arrival, Broker};
 use crate::gpu::Gpu;
+
+/// TPCs of a channel that is squeezed.
+const SQUEEZED_TPCS: u32 = 2;
 
 impl Broker {
     /// Tells the policy something that it has no reason to refuse.
@@ -43,17 +47,70 @@ impl Broker {
                 }
             }
         }
+        self.lend();
         answer
+    }
+
+    /// Publishes anew what those may use who borrow, where that is something else now.
+    fn lend(&mut self) {
+        let outdated = |view: &ChannelView| {
+            let grant = view.grant?;
+            let borrowed = self.borrowed(view.channel)?;
+            let channel = self.channels.get(&view.channel)?;
+            (channel.granted != grant.tpcs | borrowed && !channel.is_squeezed).then_some(grant)
+        };
+        let grants: Vec<_> = (self.scheduler.channels())
+            .filter_map(|view| outdated(&view))
+            .collect();
+        for grant in grants {
+            self.publish(grant.channel, grant.revision, grant.tpcs);
+        }
+    }
+
+    /// Returns the TPCs that a channel may use besides its partition's own: those of latency-critical
+    /// partitions, while these are idle. Nothing if it does not borrow.
+    fn borrowed(&self, id: ChannelId) -> Option<TpcSet> {
+        let channel = self.scheduler.channel(id)?;
+        let known = self.partitions.known(channel.partition.as_str())?;
+        if !known.entry.borrow {
+            return None;
+        }
+        let gpu = self.scheduler.gpus().find(|view| view.gpu == channel.gpu)?;
+        let is_critical = |name: &PartitionName| {
+            let partition = self.scheduler.partition(name);
+            partition.is_some_and(|view| view.spec.class == Class::LatencyCritical)
+        };
+        let lent = gpu.tpcs.iter().filter(|tpc| match &tpc.state {
+            TpcState::Owned { partition } | TpcState::Reserved { partition } => {
+                is_critical(partition)
+            }
+            TpcState::Free | TpcState::InTransit { .. } => false,
+        });
+        Some(lent.map(|tpc| tpc.bit).collect())
     }
 
     /// Writes a grant, for now and for the time when nobody schedules.
     pub(crate) fn publish(&mut self, id: ChannelId, revision: Revision, tpcs: TpcSet) {
         let fail_static = self.fail_static(id, tpcs);
+        let view = self.scheduler.channel(id);
+        let known = view.and_then(|view| self.partitions.known(view.partition.as_str()));
+        let (class, hand, atom_us) = match known {
+            Some(known) => (known.entry.class.into(), known.hand, known.entry.atom_us()),
+            None => (Class::LatencyCritical, Hand::Released, 0),
+        };
+        let squeezed = (hand == Hand::Squeezed).then(|| self.squeezed(id, tpcs));
+        let borrowed = self.borrowed(id).unwrap_or_default();
         let Some(channel) = self.channels.get_mut(&id) else {
             // Not handed over yet: it is told then.
             return;
         };
-        let sequence = (channel.pages).publish_with(&words(tpcs), &words(fail_static));
+        let tpcs = squeezed.unwrap_or(tpcs | borrowed);
+        let grant = Grant {
+            atom_ns: u64::from(atom_us) * 1_000,
+            ..words(tpcs)
+        };
+        let sequence = (channel.pages).publish_with(&grant, &words(fail_static));
+        self.gates.set(id, class, hand, squeezed);
         // Until a channel is taken over its launches may follow another page.
         let reserved = match channel.arrival {
             Arrival::HandedOver { .. } => u64::MAX,
@@ -61,6 +118,7 @@ impl Broker {
         };
         channel.ledger.granted(sequence, revision, tpcs, reserved);
         channel.granted = tpcs;
+        channel.is_squeezed = squeezed.is_some();
         tracing::debug!(channel = %id, grant = sequence, %tpcs, "granted");
         if channel.waits_until.take().is_some() {
             self.answers.push(Answer {
@@ -80,6 +138,18 @@ impl Broker {
         for grant in grants {
             self.publish(grant.channel, grant.revision, grant.tpcs);
         }
+    }
+
+    /// Returns what a channel may use while it is squeezed: as few of its TPCs as its clusters have room on.
+    fn squeezed(&self, id: ChannelId, tpcs: TpcSet) -> TpcSet {
+        let some = tpcs.lowest(SQUEEZED_TPCS);
+        let Some(channel) = self.scheduler.channel(id) else {
+            return tpcs;
+        };
+        let gpu = self.gpus.iter().find(|gpu| GpuId(gpu.index) == channel.gpu);
+        let need = tpcs_for_cluster(channel.cluster_ctas);
+        let fits = gpu.is_some_and(|gpu| gpu.board.tpcs.fits(some, need));
+        if fits { some } else { tpcs }
     }
 
     /// Returns what a channel may use when nobody schedules: its partition's guarantee, taken from

@@ -21,6 +21,7 @@ pub mod daemon;
 pub mod discover;
 pub mod estate;
 pub mod file;
+mod gatekeeper;
 pub mod gpu;
 mod grant;
 mod heartbeat;

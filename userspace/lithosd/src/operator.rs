@@ -5,7 +5,7 @@
 //! it is kept in the state directory. If it cannot be kept, the policy is given the old partition
 //! back, so that what holds now and what holds after a restart never differ.
 
-use lithos_policy::{Event, Nanos, PartitionSpec};
+use lithos_policy::{Event, Hand, Nanos, PartitionSpec};
 
 use crate::broker::{Broker, Process};
 use crate::control::{Failure, FailureKind};
@@ -26,6 +26,8 @@ pub struct Partitions {
 pub(crate) struct Known {
     pub(crate) entry: PartitionEntry,
     pub(crate) origin: Origin,
+    /// What an operator has ordered about its chains. It ends with the daemon.
+    pub(crate) hand: Hand,
 }
 
 /// Where a partition comes from.
@@ -69,8 +71,13 @@ impl Partitions {
     }
 
     fn put(&mut self, entry: PartitionEntry, origin: Origin) {
+        let hand = self.known(&entry.name).map(|known| known.hand);
         self.remove(&entry.name);
-        self.known.push(Known { entry, origin });
+        self.known.push(Known {
+            entry,
+            origin,
+            hand: hand.unwrap_or_default(),
+        });
         self.known.sort_by(|a, b| a.entry.name.cmp(&b.entry.name));
     }
 
@@ -212,7 +219,9 @@ impl Broker {
         change: &PartitionChange,
         now: Nanos,
     ) -> Result<(), Failure> {
-        let Known { entry: old, origin } = self.existing(name)?;
+        let Known {
+            entry: old, origin, ..
+        } = self.existing(name)?;
         let entry = old.changed(change);
         let spec = self.spec(&entry)?;
         self.tell_policy(spec, now)?;
@@ -233,9 +242,28 @@ impl Broker {
         Ok(())
     }
 
+    /// Has the chains of a partition be held, squeezed, or neither.
+    pub fn order(&mut self, name: &str, hand: Hand) -> Result<(), Failure> {
+        let entry = self.existing(name)?.entry;
+        if entry.atom_us() == 0 && hand != Hand::Released {
+            let text = format!(
+                "launches of partition {name} are not split into atoms, so there is nothing to hold them \
+                 by; have them be, in its next launches, with: lithos partition set {name} --atom-us 200"
+            );
+            return Err(Failure::new(FailureKind::Refused, text));
+        }
+        let known = &mut self.partitions.known;
+        if let Some(known) = known.iter_mut().find(|known| known.entry.name == name) {
+            known.hand = hand;
+        }
+        tracing::info!(partition = name, ?hand, "ordered");
+        self.refresh_fail_static(name);
+        Ok(())
+    }
+
     /// Deletes a partition.
     pub fn delete_partition(&mut self, name: &str, now: Nanos) -> Result<(), Failure> {
-        let Known { entry, origin } = self.existing(name)?;
+        let Known { entry, origin, .. } = self.existing(name)?;
         let event = Event::PartitionDeleted(entry.checked_name()?);
         self.step(now, event)
             .map_err(|why| Failure::new(FailureKind::Refused, why))?;

@@ -12,6 +12,13 @@ use lithos_abi::bindings::LITHOS_TPCS_MAX;
 use lithos_policy::{Class, GpuId, Oversize, PartitionName, PartitionSpec};
 use serde::{Deserialize, Serialize};
 
+/// How long atoms of best effort are to be, unless its operator says otherwise: none are made, as long as it is
+/// not certain that no launch begins early (ARCHITECTURE.md, "Atoms").
+const BE_ATOM_US: u32 = 0;
+/// What an operator may say. A chain costs some microseconds an atom; and under MPS the death of a process
+/// harms nobody only if the atom that runs ends within five milliseconds (ARCHITECTURE.md).
+const ATOM_US: std::ops::RangeInclusive<u32> = 20..=2000;
+
 /// A partition as its operator writes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -29,6 +36,14 @@ pub struct PartitionEntry {
     /// Its place within its class; larger is served first.
     #[serde(default)]
     pub priority: i32,
+    /// How long an atom of a launch that is split is to be, in microseconds; 0: none is. Left out: see
+    /// [`PartitionEntry::atom_us`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub atom_us: Option<u32>,
+    /// Whether it may also use the TPCs of latency-critical partitions on its GPUs, while nobody there is
+    /// active. For best effort whose launches are split.
+    #[serde(default)]
+    pub borrow: bool,
     /// What becomes of a launch that needs more co-resident blocks than its grant holds.
     #[serde(default)]
     pub oversize: Oversize,
@@ -76,6 +91,12 @@ pub struct PartitionChange {
     /// The priority.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub priority: Option<i32>,
+    /// The length of an atom in microseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub atom_us: Option<u32>,
+    /// Whether it may use what latency-critical partitions do not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub borrow: Option<bool>,
     /// What becomes of oversize launches.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oversize: Option<Oversize>,
@@ -146,10 +167,21 @@ impl PartitionEntry {
             guarantee,
             ceiling: None,
             priority: 0,
+            atom_us: None,
+            borrow: false,
             oversize: Oversize::default(),
             enforce: false,
             gpus: None,
         }
+    }
+
+    /// Returns how long an atom of a launch that is split is to be, in microseconds, 0 if none is: what the
+    /// entry says, or by its class.
+    pub fn atom_us(&self) -> u32 {
+        self.atom_us.unwrap_or(match self.class {
+            ClassWord::Lc => 0,
+            ClassWord::Be => BE_ATOM_US,
+        })
     }
 
     /// Returns the name, if it is one.
@@ -178,6 +210,19 @@ impl PartitionEntry {
                 return Err(self.error("ceiling", ceiling, right));
             }
             _ => {}
+        }
+        if let Some(atom_us) = self.atom_us
+            && atom_us != 0
+            && !ATOM_US.contains(&atom_us)
+        {
+            let (least, most) = (ATOM_US.start(), ATOM_US.end());
+            let right = format!("{least} to {most} microseconds, or 0 to split nothing");
+            return Err(self.error("atom_us", atom_us, right));
+        }
+        if self.borrow && (self.class != ClassWord::Be || self.atom_us() == 0) {
+            let right = "only best effort whose launches are split (atom_us) can be held up where it is in \
+                 the way";
+            return Err(self.error("borrow", true, right.into()));
         }
         if let Some(gpus) = &self.gpus {
             if gpus.is_empty() {
@@ -246,6 +291,8 @@ impl PartitionEntry {
                 None => self.ceiling,
             },
             priority: change.priority.unwrap_or(self.priority),
+            atom_us: change.atom_us.or(self.atom_us),
+            borrow: change.borrow.unwrap_or(self.borrow),
             oversize: change.oversize.unwrap_or(self.oversize),
             enforce: change.enforce.unwrap_or(self.enforce),
             gpus: match &change.gpus {
@@ -374,11 +421,14 @@ mod tests {
         let good = PartitionEntry::new("chat", ClassWord::Be, 4);
         assert!(good.check().is_ok());
         type Spoil = fn(&mut PartitionEntry);
-        let cases: [(Spoil, &str, &str); 7] = [
+        let cases: [(Spoil, &str, &str); 10] = [
             (|e| e.name = "a b".into(), "name", "letters, digits"),
             (|e| e.guarantee = 129, "guarantee = 129", "more than 128"),
             (|e| e.ceiling = Some(0), "ceiling = 0", "1 or more"),
             (|e| e.ceiling = Some(3), "ceiling = 3", "4 or more"),
+            (|e| e.borrow = true, "borrow = true", "atom_us"),
+            (|e| e.atom_us = Some(19), "atom_us = 19", "20 to 2000"),
+            (|e| e.atom_us = Some(2001), "atom_us = 2001", "0 to split"),
             (|e| e.gpus = Some(vec![]), "gpus = []", "at least one"),
             (
                 |e| e.gpus = Some(vec![GpuRef::Index(1), GpuRef::Index(1)]),

@@ -76,6 +76,15 @@ pub(crate) fn watch(process: Process) -> io::Result<Option<OwnedFd>> {
     Ok((is_same && !has_ended(pidfd.as_fd())?).then_some(pidfd))
 }
 
+/// Returns whether a process that was seen before is about to end, or has ended.
+pub(crate) fn is_ending(process: Process) -> bool {
+    /// `PF_EXITING`.
+    const EXITING: u64 = 4;
+    read_stat(process.pid).map_or(true, |stat| {
+        stat.start_ticks != process.start_ticks || stat.flags & EXITING != 0
+    })
+}
+
 /// Sends a signal to the process of a descriptor, and to no other.
 pub(crate) fn signal(pidfd: BorrowedFd<'_>, signal: Signal) -> io::Result<()> {
     let none = std::ptr::null::<libc::siginfo_t>();
@@ -103,11 +112,28 @@ fn has_ended(pidfd: BorrowedFd<'_>) -> io::Result<bool> {
 /// Reads when a process started, in clock ticks since the machine did: with its pid, its name for as
 /// long as the machine runs.
 fn read_start(pid: i32) -> io::Result<u64> {
+    Ok(read_stat(pid)?.start_ticks)
+}
+
+/// What `/proc/PID/stat` says.
+struct Stat {
+    flags: u64,
+    start_ticks: u64,
+}
+
+fn read_stat(pid: i32) -> io::Result<Stat> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The program's name comes second, in parentheses, and may hold anything.
     let after_name = stat.rsplit_once(')').map(|(_, rest)| rest);
-    let start = after_name.and_then(|rest| rest.split_ascii_whitespace().nth(19)?.parse().ok());
-    start.ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat is not as expected")))
+    let read = |rest: &str| {
+        let mut fields = rest.split_ascii_whitespace().map(str::parse);
+        Some(Stat {
+            flags: fields.nth(6)?.ok()?,
+            start_ticks: fields.nth(12)?.ok()?,
+        })
+    };
+    let stat = after_name.and_then(read);
+    stat.ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat is not as expected")))
 }
 
 fn open_pidfd(pid: i32) -> io::Result<OwnedFd> {

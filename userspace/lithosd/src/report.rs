@@ -17,7 +17,7 @@ use crate::status::{
 };
 
 /// The tenant's counters, by the names that status gives them.
-const COUNTERS: [(&str, lithos_counter); 14] = [
+const COUNTERS: [(&str, lithos_counter); 23] = [
     ("unstamped", LITHOS_COUNT_UNSTAMPED),
     ("overrun", LITHOS_COUNT_OVERRUN),
     ("graph_nodes", LITHOS_COUNT_GRAPH_NODES),
@@ -32,6 +32,15 @@ const COUNTERS: [(&str, lithos_counter); 14] = [
     ("stale_grant", LITHOS_COUNT_STALE_GRANT),
     ("ungranted", LITHOS_COUNT_UNGRANTED),
     ("void", LITHOS_COUNT_VOID),
+    ("split", LITHOS_COUNT_SPLIT),
+    ("atoms", LITHOS_COUNT_ATOMS),
+    ("whole_full", LITHOS_COUNT_WHOLE_FULL),
+    ("whole_cooperative", LITHOS_COUNT_WHOLE_COOPERATIVE),
+    ("whole_graph_node", LITHOS_COUNT_WHOLE_GRAPH_NODE),
+    ("whole_programmatic", LITHOS_COUNT_WHOLE_PROGRAMMATIC),
+    ("whole_unknown", LITHOS_COUNT_WHOLE_UNKNOWN),
+    ("whole_stuck", LITHOS_COUNT_WHOLE_STUCK),
+    ("whole_ending", LITHOS_COUNT_WHOLE_ENDING),
 ];
 
 /// What is so unless admission is enforced.
@@ -52,7 +61,8 @@ const EMBEDDED_CANNOT_PROMISE: [&str; 3] = [
     "a process that inherits the connection of a tenant, or is handed it, can speak for that tenant",
     "a process that was stopped while the daemon restarts keeps all TPCs that its partition had until \
      it goes on or ends",
-    "when a process dies nothing waits until the GPU has left its memory",
+    "when a process dies nothing waits until the GPU has left its memory: its chains are halted as \
+     soon as its connection ends",
 ];
 
 impl Broker {
@@ -75,6 +85,7 @@ impl Broker {
                 .iter()
                 .flat_map(|view| self.transit(view, now))
                 .collect(),
+            reaction: self.gates.reactions(),
             problems: self.problems.clone(),
             cannot_promise,
         }
@@ -105,7 +116,11 @@ impl Broker {
 
     /// Returns one partition.
     pub fn partition_status(&self, name: &str) -> Option<PartitionStatus> {
-        let Known { entry, origin } = self.partitions.known(name)?;
+        let Known {
+            entry,
+            origin,
+            hand,
+        } = self.partitions.known(name)?;
         let view = self.scheduler.partition(&name.parse().ok()?)?;
         let shares = view.shares.iter().map(|share| ShareStatus {
             gpu: share.gpu.0,
@@ -118,6 +133,7 @@ impl Broker {
         Some(PartitionStatus {
             spec: entry.clone(),
             origin: (*origin).into(),
+            hand: *hand,
             tenants: view.tenants.iter().map(|tenant| tenant.0).collect(),
             shares: shares.collect(),
         })
@@ -185,6 +201,7 @@ impl Broker {
             unknowable_tpcs,
             unknowable,
             taken_over: channel.arrival != Arrival::Made,
+            chains: self.gates.seen(id),
             counters: counters.collect(),
         }
     }

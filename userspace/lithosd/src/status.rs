@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use lithos_policy::{Oversize, TpcSet};
+use lithos_policy::{Hand, Oversize, TpcSet};
 use serde::{Deserialize, Serialize};
 
 use crate::broker::BrokerKind;
 use crate::config::{AdmissionMode, MpsEnable};
+pub use crate::gatekeeper::{ReactionStatus, Seen};
 use crate::ledger::{Awaited, Totals, Unknowable};
 use crate::partition::PartitionEntry;
 use crate::selftest::Verdict;
@@ -29,6 +30,9 @@ pub struct Status {
     pub channels: Vec<ChannelStatus>,
     /// TPCs that belong to nobody until launches have completed.
     pub transit: Vec<TransitStatus>,
+    /// How long it took to shut gates for somebody latency-critical.
+    #[serde(default)]
+    pub reaction: ReactionStatus,
     /// What is wrong and wants an operator's attention.
     pub problems: Vec<String>,
     /// What this broker cannot promise.
@@ -150,6 +154,9 @@ pub struct PartitionStatus {
     pub spec: PartitionEntry,
     /// Where it comes from.
     pub origin: OriginStatus,
+    /// What an operator has ordered about its chains.
+    #[serde(default)]
+    pub hand: Hand,
     /// Its tenants.
     pub tenants: Vec<u64>,
     /// What it has on each of its GPUs.
@@ -243,6 +250,9 @@ pub struct ChannelStatus {
     /// Whether a daemon before this one made it.
     #[serde(default)]
     pub taken_over: bool,
+    /// Its chains.
+    #[serde(default)]
+    pub chains: Seen,
     /// What the tenant itself counts.
     pub counters: BTreeMap<String, u64>,
 }

@@ -77,8 +77,10 @@ fn partitions_are_created_changed_listed_and_deleted() {
         .unwrap();
     let words: Vec<&str> = row.split_whitespace().collect();
     assert_eq!(
-        words[..8],
-        ["chat", "lc", "2", "2", "-3", "widen", "yes", "command"]
+        words[..10],
+        [
+            "chat", "lc", "2", "2", "-3", "-", "-", "widen", "yes", "command"
+        ]
     );
     let deleted = lithos(&daemon, "partition delete chat");
     assert_eq!((deleted.code, deleted.out.as_str()), (Some(0), ""));

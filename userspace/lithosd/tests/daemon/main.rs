@@ -3,6 +3,7 @@
 
 mod channels;
 mod command;
+mod gates;
 mod harness;
 mod hostile;
 mod life;

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use lithos_policy::Oversize;
+use lithos_policy::{Hand, Oversize};
 use lithosd::config::{DEFAULT_RUNTIME_DIRECTORY, control_socket};
 use lithosd::control::{Reply, Request};
 use lithosd::partition::{Ceiling, ClassWord, Gpus, PartitionChange, PartitionEntry};
@@ -52,6 +52,15 @@ enum Task {
     /// Create, change, list and delete partitions.
     #[command(subcommand)]
     Partition(Partition),
+    /// Stop the chains of a partition's launches at their next atoms, until it is released.
+    ///
+    /// Its launches go nowhere meanwhile, and programs of it that wait for the GPU wait. Launches that are
+    /// not split into atoms run on.
+    Hold(Order),
+    /// Have the chains of a partition's launches go on by two TPCs, until it is released.
+    Squeeze(Order),
+    /// End a hold, or a squeeze.
+    Release(Order),
     /// Show partitions, tenants, channels, TPCs in transit, and what the broker cannot promise.
     Status(Output),
     Doctor(doctor::Doctor),
@@ -85,6 +94,14 @@ enum Partition {
 }
 
 #[derive(Debug, Args)]
+struct Order {
+    /// The partition.
+    partition: String,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Debug, Args)]
 struct Create {
     /// The partition: letters, digits, '.', '_' and '-'.
     name: String,
@@ -101,6 +118,14 @@ struct Create {
     /// Its place within its class; larger is served first.
     #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     priority: i32,
+    /// How long an atom of a launch that is split is to be, in microseconds; 0: none is split. Default:
+    /// 0 for lc.
+    #[arg(long, value_name = "US")]
+    atom_us: Option<u32>,
+    /// Let it use the TPCs of latency-critical partitions, too, while nobody there is active. For best effort
+    /// whose launches are split.
+    #[arg(long)]
+    borrow: bool,
     /// What becomes of a launch that needs more co-resident blocks than its TPCs hold: widen (it runs
     /// on the smallest set that holds it, and is counted) or refuse (it fails).
     #[arg(long, value_parser = parse_oversize, default_value = "widen", value_name = "widen|refuse")]
@@ -131,6 +156,12 @@ struct Set {
     /// Its place within its class; larger is served first.
     #[arg(long, allow_negative_numbers = true)]
     priority: Option<i32>,
+    /// How long an atom of a launch that is split is to be, in microseconds; 0: none is split.
+    #[arg(long, value_name = "US")]
+    atom_us: Option<u32>,
+    /// Whether it may use the TPCs of latency-critical partitions while nobody there is active.
+    #[arg(long, value_name = "true|false")]
+    borrow: Option<bool>,
     /// What becomes of oversize launches of contexts that are made from now on.
     #[arg(long, value_parser = parse_oversize, value_name = "widen|refuse")]
     oversize: Option<Oversize>,
@@ -186,6 +217,13 @@ fn main() -> ExitCode {
         Task::Run(run) => return run.exec(&socket),
         Task::Doctor(doctor) => doctor.perform(&socket),
         Task::Partition(partition) => partition.perform(&socket).map(|()| ExitCode::SUCCESS),
+        Task::Hold(order) => order.give(Hand::Held, &socket).map(|()| ExitCode::SUCCESS),
+        Task::Squeeze(order) => order
+            .give(Hand::Squeezed, &socket)
+            .map(|()| ExitCode::SUCCESS),
+        Task::Release(order) => order
+            .give(Hand::Released, &socket)
+            .map(|()| ExitCode::SUCCESS),
         Task::Status(output) => status(&socket, output).map(|()| ExitCode::SUCCESS),
         Task::Admission(admission) => admission.perform(&socket).map(|()| ExitCode::SUCCESS),
         Task::Mps(mps) => mps.perform(&socket).map(|()| ExitCode::SUCCESS),
@@ -209,6 +247,19 @@ fn status(socket: &Path, output: Output) -> anyhow::Result<()> {
     match Client::connect(socket)?.ask(&Request::Status)? {
         Reply::Status(status) => output.print(&status, || show::status(&status)),
         other => Err(client::unexpected(&other)),
+    }
+}
+
+impl Order {
+    fn give(self, hand: Hand, socket: &Path) -> anyhow::Result<()> {
+        let partition = self.partition;
+        match Client::connect(socket)?.ask(&Request::Order { partition, hand })? {
+            Reply::Partition(partition) => {
+                let list = [partition];
+                self.output.print(&list[0], || show::partitions(&list))
+            }
+            other => Err(client::unexpected(&other)),
+        }
     }
 }
 
@@ -249,6 +300,8 @@ impl Create {
     fn entry(self) -> PartitionEntry {
         let without = PartitionEntry {
             priority: self.priority,
+            atom_us: self.atom_us,
+            borrow: self.borrow,
             oversize: self.oversize,
             enforce: self.enforce,
             ..PartitionEntry::new(&self.name, self.class, self.guarantee)
@@ -268,6 +321,8 @@ impl Set {
             guarantee: self.guarantee,
             ceiling: self.ceiling,
             priority: self.priority,
+            atom_us: self.atom_us,
+            borrow: self.borrow,
             oversize: self.oversize,
             enforce: self.enforce,
             gpus: self.gpus,

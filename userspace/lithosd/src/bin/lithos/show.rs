@@ -4,14 +4,15 @@
 use std::fmt::Write;
 
 use lithos_device::kernel::DEFAULT_DEVICE;
+use lithos_policy::Hand;
 use lithosd::broker::BrokerKind;
 use lithosd::config::AdmissionMode;
 use lithosd::ledger::{Awaited, OPERATORS_MAX, Unknowable};
 use lithosd::partition::GpuRef;
 use lithosd::selftest::Verdict;
 use lithosd::status::{
-    AdmissionStatus, ChannelStatus, GpuStatus, MpsStatus, OriginStatus, PartitionStatus, Status,
-    TransitStatus,
+    AdmissionStatus, ChannelStatus, GpuStatus, MpsStatus, OriginStatus, PartitionStatus, Seen,
+    Status, TransitStatus,
 };
 use nix::unistd::{Uid, User};
 
@@ -152,6 +153,8 @@ pub(crate) fn partitions(list: &[PartitionStatus]) -> String {
         "GUARANTEE",
         "CEILING",
         "PRIORITY",
+        "ATOM",
+        "ORDER",
         "OVERSIZE",
         "ENFORCE",
         "FROM",
@@ -164,6 +167,7 @@ pub(crate) fn partitions(list: &[PartitionStatus]) -> String {
     for PartitionStatus {
         spec,
         origin,
+        hand,
         tenants,
         shares,
     } in list
@@ -183,6 +187,15 @@ pub(crate) fn partitions(list: &[PartitionStatus]) -> String {
             lithos_policy::Oversize::Widen => "widen",
             lithos_policy::Oversize::Refuse => "refuse",
         };
+        let atom = match spec.atom_us() {
+            0 => "-".into(),
+            us => format!("{us} us"),
+        };
+        let order = match hand {
+            Hand::Released => "-",
+            Hand::Held => "held",
+            Hand::Squeezed => "squeezed",
+        };
         let gpus = spec.gpus.iter().flatten().map(GpuRef::to_string);
         let named = gpus.collect::<Vec<_>>().join(",");
         let mut row = |gpu: String, has: String, sms: String, tpcs: String| {
@@ -192,6 +205,8 @@ pub(crate) fn partitions(list: &[PartitionStatus]) -> String {
                 spec.guarantee.to_string(),
                 ceiling.clone(),
                 spec.priority.to_string(),
+                atom.clone(),
+                order.into(),
                 oversize.into(),
                 if spec.enforce { "yes" } else { "no" }.into(),
                 from.clone(),
@@ -254,12 +269,20 @@ fn channels(list: &[ChannelStatus]) -> String {
         "COMPLETED",
         "OPEN",
         "OPERATORS",
+        "SPLIT",
+        "ATOMS",
+        "HELD",
         "VIOLATIONS",
     ]);
     for channel in list {
         let operators = match usize::try_from(channel.operators) {
             Ok(OPERATORS_MAX) => format!("{OPERATORS_MAX}+"),
             _ => channel.operators.to_string(),
+        };
+        let counted = |name: &str| channel.counters.get(name).unwrap_or(&0).to_string();
+        let held = match channel.chains {
+            Seen { held: true, .. } => format!("now ({} times)", channel.chains.holds),
+            Seen { holds, .. } => format!("{holds} times"),
         };
         table.row([
             channel.channel.to_string(),
@@ -276,6 +299,9 @@ fn channels(list: &[ChannelStatus]) -> String {
             channel.totals.completed.to_string(),
             channel.outstanding.to_string(),
             operators,
+            counted("split"),
+            counted("atoms"),
+            held,
             channel.totals.violations.to_string(),
         ]);
     }
@@ -306,13 +332,21 @@ fn channel_notes(channel: &ChannelStatus) -> Vec<String> {
     );
     note(totals.lost, "launches that left no record");
     note(
+        channel.chains.stuck,
+        "launches that could not go on while their gates were shut, and were let pass",
+    );
+    note(
+        channel.chains.stalled,
+        "launches that did not move although their gates were open",
+    );
+    note(
         totals.graph_nodes,
         "nodes of graphs, which keep the TPCs that they were made with",
     );
     for (name, &count) in &channel.counters {
         if !matches!(
             name.as_str(),
-            "masked" | "stamped" | "null" | "void" | "graph_nodes"
+            "masked" | "stamped" | "null" | "void" | "graph_nodes" | "split" | "atoms"
         ) {
             note(count, &format!("launches counted by the shim as {name}"));
         }

@@ -1,0 +1,383 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! The gatekeeper: a thread that sees who is active and shuts and opens gates, within microseconds.
+//!
+//! Best effort is held up while somebody latency-critical is active on its GPU (`lithos_policy::Activity`);
+//! who is active is seen in the rings, without a system call of anybody's. The thread looks all the time
+//! only while that can matter; else it sleeps, and has itself woken by whoever changes that:
+//!
+//! ```text
+//!   wide awake  somebody latency-critical was active a moment ago, and there are chains to hold up
+//!   dozing      there are chains to hold up: woken by a latency-critical launch, looks once a millisecond
+//!   asleep      there are none: woken by a launch of best effort, or by the main loop
+//! ```
+//!
+//! What a tenant says is bounded and not believed: gates are stored into only within their region, of
+//! as many chains as there are tails, so many at a time; a launch that never gets a record makes nobody
+//! active for long.
+
+mod chains;
+mod member;
+mod reaction;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use lithos_device::pages::LivePages;
+use lithos_policy::{Activity, ChannelId, Class, GpuId, Hand, Nanos, TpcSet};
+
+use crate::clock;
+use member::Member;
+pub use member::Seen;
+pub use reaction::ReactionStatus;
+use reaction::Reactions;
+
+/// For how long the thread looks all the time after somebody has been active.
+const AWAKE: Nanos = Nanos(20_000_000);
+/// How often it looks while it dozes.
+const DOZE: Duration = Duration::from_millis(1);
+/// How often it looks in any case.
+const SLEEP: Duration = Duration::from_millis(250);
+/// Between two looks at what chains have come and gone, while wide awake.
+const FOLLOW: Nanos = Nanos(50_000);
+/// Between two looks for chains that do not move.
+const INSPECT: Nanos = Nanos(1_000_000);
+/// Looks without giving the processor to others.
+const SPINS: u32 = 64;
+/// The kernel waits on so many words at once; more channels are looked at once a millisecond.
+const WORDS_MAX: usize = 128;
+
+/// The gatekeeper, from outside.
+#[derive(Debug, Default)]
+pub(crate) struct Gatekeeper(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    members: Mutex<BTreeMap<ChannelId, Arc<Member>>>,
+    /// Counts changes of the above, and wakes.
+    changes: AtomicU32,
+    has_started: AtomicBool,
+    has_ended: AtomicBool,
+    reactions: Mutex<Reactions>,
+}
+
+impl Drop for Gatekeeper {
+    fn drop(&mut self) {
+        self.0.has_ended.store(true, Ordering::SeqCst);
+        self.0.changed();
+    }
+}
+
+impl Gatekeeper {
+    /// Watches over a channel from now on.
+    pub(crate) fn add(&self, id: ChannelId, gpu: GpuId, live: LivePages) {
+        let member = Arc::new(Member::new(gpu, live));
+        self.0.lock().insert(id, member);
+        self.0.changed();
+        if let Err(error) = self.start() {
+            tracing::error!("nobody shuts and opens gates: {error}");
+        }
+    }
+
+    /// Changes what an operator wants of a channel.
+    pub(crate) fn set(&self, id: ChannelId, class: Class, hand: Hand, squeezed: Option<TpcSet>) {
+        if let Some(member) = self.0.lock().get(&id) {
+            member.set(class, hand, squeezed);
+        }
+        self.0.changed();
+    }
+
+    /// Ceases to watch over a channel, whose gates stay as they are.
+    pub(crate) fn remove(&self, id: ChannelId) {
+        self.0.lock().remove(&id);
+        self.0.changed();
+    }
+
+    /// Ends the chains of a channel at their next gates, at once and for ever: its process is dying.
+    pub(crate) fn halt(&self, id: ChannelId) {
+        let member = self.0.lock().get(&id).cloned();
+        if let Some(member) = member {
+            member.halt();
+        }
+    }
+
+    /// Returns what was seen of a channel's chains.
+    pub(crate) fn seen(&self, id: ChannelId) -> Seen {
+        let members = self.0.lock();
+        members
+            .get(&id)
+            .map(|member| member.seen())
+            .unwrap_or_default()
+    }
+
+    /// Returns how long it took to shut gates.
+    pub(crate) fn reactions(&self) -> ReactionStatus {
+        let reactions = self.0.reactions.lock();
+        reactions.unwrap_or_else(PoisonError::into_inner).status()
+    }
+
+    /// Starts the thread, if there is none yet.
+    fn start(&self) -> io::Result<()> {
+        if self.0.has_started.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let shared = Arc::clone(&self.0);
+        let builder = std::thread::Builder::new().name("gatekeeper".into());
+        builder.spawn(move || Keeper::new(shared).keep())?;
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ChannelId, Arc<Member>>> {
+        // A panic leaves those that there were.
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::SeqCst);
+        wake(&self.changes);
+    }
+}
+
+/// The thread.
+struct Keeper {
+    shared: Arc<Shared>,
+    /// Those of the members that it has seen, and of which change.
+    members: Vec<Arc<Member>>,
+    changes: u32,
+    gpus: BTreeMap<GpuId, Activity>,
+    /// When it last looked at what chains there are; and at whether they move.
+    followed: Nanos,
+    inspected: Nanos,
+    /// Number of its last sleep.
+    sleeps: u64,
+}
+
+/// How little the thread has to look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wakefulness {
+    Awake,
+    Dozing,
+    Asleep,
+}
+
+impl Keeper {
+    fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            members: Vec::new(),
+            changes: u32::MAX,
+            gpus: BTreeMap::new(),
+            followed: Nanos(0),
+            inspected: Nanos(0),
+            sleeps: 0,
+        }
+    }
+
+    fn keep(mut self) {
+        let mut spins = 0;
+        while !self.shared.has_ended.load(Ordering::Relaxed) {
+            self.take_over_changes();
+            let now = clock::now();
+            self.look(now);
+            match self.wakefulness(now) {
+                Wakefulness::Awake if spins < SPINS => {
+                    spins += 1;
+                    std::hint::spin_loop();
+                }
+                Wakefulness::Awake => {
+                    spins = 0;
+                    std::thread::yield_now();
+                }
+                Wakefulness::Dozing => self.sleep(Class::LatencyCritical, DOZE),
+                Wakefulness::Asleep => self.sleep(Class::BestEffort, SLEEP),
+            }
+        }
+    }
+
+    fn take_over_changes(&mut self) {
+        let changes = self.shared.changes.load(Ordering::SeqCst);
+        if changes == self.changes {
+            return;
+        }
+        self.changes = changes;
+        self.members = self.shared.lock().values().cloned().collect();
+        self.gpus = (self.members.iter())
+            .map(|member| {
+                let known = self.gpus.get(&member.gpu).copied();
+                (member.gpu, known.unwrap_or_default())
+            })
+            .collect();
+        self.followed = Nanos(0);
+    }
+
+    /// Sees who is active, and has gates be as they should.
+    fn look(&mut self, now: Nanos) {
+        for member in &self.members {
+            if member.class() == Class::LatencyCritical
+                && let Some(activity) = self.gpus.get_mut(&member.gpu)
+            {
+                activity.see(now, member.is_active(now));
+            }
+        }
+        let follows = now.0.saturating_sub(self.followed.0) >= FOLLOW.0;
+        let inspects = now.0.saturating_sub(self.inspected.0) >= INSPECT.0;
+        if follows {
+            self.followed = now;
+        }
+        if inspects {
+            self.inspected = now;
+        }
+        let mut shut = None;
+        for member in &self.members {
+            let activity = self.gpus.get(&member.gpu).copied().unwrap_or_default();
+            let holds = activity.holds(now, member.class(), member.hand());
+            if member.order(holds, now) && member.hand() != Hand::Held {
+                shut = Some(member.gpu);
+            }
+            member.turn(follows, inspects, now);
+        }
+        if let Some(gpu) = shut {
+            self.note_reaction(gpu);
+        } else if inspects {
+            let mut reactions =
+                (self.shared.reactions.lock()).unwrap_or_else(PoisonError::into_inner);
+            reactions.settle();
+        }
+    }
+
+    /// Takes note of when gates were shut, and for which launch.
+    fn note_reaction(&self, gpu: GpuId) {
+        let done = clock::now();
+        let mut active = (self.members.iter())
+            .filter(|member| member.gpu == gpu && member.class() == Class::LatencyCritical)
+            .filter_map(|member| Some((Arc::clone(member), member.oldest_active()?)));
+        if let Some((member, launch)) = active.next() {
+            let mut reactions =
+                (self.shared.reactions.lock()).unwrap_or_else(PoisonError::into_inner);
+            reactions.begin(member, launch, done);
+        }
+    }
+
+    fn wakefulness(&self, now: Nanos) -> Wakefulness {
+        let mut wakefulness = Wakefulness::Asleep;
+        for member in &self.members {
+            if member.is_unsettled() {
+                return Wakefulness::Awake;
+            }
+            if !member.has_chains() {
+                continue;
+            }
+            let others = |other: &&Arc<Member>| {
+                other.gpu == member.gpu && other.class() == Class::LatencyCritical
+            };
+            if member.class() != Class::BestEffort || !self.members.iter().any(|m| others(&m)) {
+                // Nothing but the watch over what moves.
+                wakefulness = Wakefulness::Dozing;
+                continue;
+            }
+            let idle = self.gpus.get(&member.gpu).and_then(|gpu| gpu.idle(now));
+            if idle.is_some_and(|idle| idle < AWAKE) {
+                return Wakefulness::Awake;
+            }
+            wakefulness = Wakefulness::Dozing;
+        }
+        wakefulness
+    }
+
+    /// Returns whether a channel has to be told of: a latency-critical one if there are chains that it would
+    /// find in its way, one of best effort if it could be in anybody's way.
+    fn concerns(&self, member: &Member) -> bool {
+        let class = member.class();
+        self.members.iter().any(|other| {
+            other.gpu == member.gpu
+                && other.class() != class
+                && (class == Class::BestEffort || other.has_chains())
+        })
+    }
+
+    /// Sleeps until a channel of this class launches something, something has changed, or time is up.
+    fn sleep(&mut self, class: Class, limit: Duration) {
+        self.sleeps += 1;
+        #[expect(clippy::cast_possible_truncation, reason = "the low half")]
+        let number = self.sleeps as u32;
+        let askers = || {
+            let of_class = self.members.iter().filter(|member| member.class() == class);
+            (of_class.filter(|member| self.concerns(member))).take(WORDS_MAX - 1)
+        };
+        askers().for_each(|member| member.live.ask_to_ring(u64::from(number).max(1)));
+        // What was launched before they were asked is in their rings.
+        let now = clock::now();
+        let has_come = match class {
+            Class::LatencyCritical => askers().any(|member| member.is_active(now)),
+            Class::BestEffort => askers().any(|member| member.has_new_chains()),
+        };
+        if !has_come {
+            let words = askers().map(|member| {
+                let word = member.live.ring().rung();
+                (word, word.load(Ordering::SeqCst))
+            });
+            let awaited: Vec<(&AtomicU32, u32)> = words
+                .filter(|(_, value)| *value != number)
+                .chain([(&self.shared.changes, self.changes)])
+                .collect();
+            // None has rung already.
+            if awaited.len() > askers().count() {
+                wait(&awaited, limit);
+            }
+        }
+        askers().for_each(|member| member.live.ask_to_ring(0));
+    }
+}
+
+/// Wakes who waits on a word of this process.
+fn wake(word: &AtomicU32) {
+    // SAFETY: the word is mapped, and the kernel does nothing to it.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };
+}
+
+/// Waits until one of the words is said to have changed, or has another value, or time is up.
+fn wait(words: &[(&AtomicU32, u32)], limit: Duration) {
+    /// `FUTEX2_SIZE_U32`: of memory that processes share.
+    const SIZE_U32: u32 = 2;
+    /// `struct futex_waitv`.
+    #[repr(C)]
+    struct Waiter {
+        value: u64,
+        address: u64,
+        flags: u32,
+        reserved: u32,
+    }
+    let waiters: Vec<Waiter> = (words.iter())
+        .map(|(word, value)| Waiter {
+            value: u64::from(*value),
+            address: word.as_ptr() as u64,
+            flags: SIZE_U32,
+            reserved: 0,
+        })
+        .collect();
+    let until = clock::now().after(Nanos(u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX)));
+    let until = libc::timespec {
+        tv_sec: i64::try_from(until.0 / 1_000_000_000).unwrap_or(i64::MAX),
+        tv_nsec: i64::try_from(until.0 % 1_000_000_000).unwrap_or(0),
+    };
+    // SAFETY: the waiters and the time live during the call, and the words are mapped.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_futex_waitv,
+            waiters.as_ptr(),
+            waiters.len(),
+            0,
+            &raw const until,
+            libc::CLOCK_MONOTONIC,
+        )
+    };
+    let failed = result == -1 && io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS);
+    if failed {
+        // A kernel before 5.16: looks as often as while it dozes.
+        std::thread::sleep(limit.min(DOZE));
+    }
+}

@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! The chains of one channel: which may still run, and whether their gates are as ordered.
+//!
+//! An order is written into the grant page first, so that chains that are published from then on follow it
+//! by themselves; then it is stored into the gates of those that were there, the oldest first, because
+//! only the oldest of each stream can be running, a few chains in each turn. Nothing is waited for in
+//! between.
+//!
+//! ```text
+//!   number of a chain:    seen before | followed: may still run            | begun since
+//!   its gates                         | as ordered  ... not yet ...        | as ordered, by the tenant
+//! ```
+//!
+//! A chain is *stuck* if its gates are shut and it does not stand before one of them, with all atoms before
+//! that complete, although the atom that runs should long have ended: its blocks wait for blocks behind the
+//! gate. (To have come to a gate is not enough: an atom schedules it when its last block has started.) It is opened then, and the tenant
+//! told not to split its operator again.
+
+use std::sync::atomic::Ordering::{Relaxed, Release};
+
+use lithos_abi::chain::Tail;
+use lithos_abi::grant::Order;
+use lithos_abi::ring::{Progress, Read, RingReader};
+use lithos_device::pages::LivePages;
+use lithos_policy::{Nanos, TpcSet};
+
+use super::member::Seen;
+
+/// Chains whose gates are stored into in one turn.
+const AT_ONCE: usize = 16;
+/// How much longer than predicted an atom may take to come to a shut gate.
+const STUCK: Nanos = Nanos(10_000_000);
+/// How long an atom may take that nothing is predicted of.
+const UNPREDICTED: Nanos = Nanos(1_000_000_000);
+/// A chain has stalled if it takes so many times what was predicted, and [`UNPREDICTED`] besides.
+const STALLED: u64 = 10;
+/// Launches that are looked at to find the one before in the same stream.
+const BEFORE: u64 = 64;
+
+#[derive(Debug, Default)]
+pub(super) struct Chains {
+    /// The number of the last chain that was looked for.
+    last: u64,
+    followed: Vec<Followed>,
+    /// Which tails have a chain that is followed.
+    taken: Vec<bool>,
+    order: Order,
+    /// Since when.
+    since: Nanos,
+    squeezed: Option<TpcSet>,
+    seen: Seen,
+}
+
+/// A chain that may still run, or has a number and is not published yet.
+#[derive(Clone, Copy, Debug)]
+struct Followed {
+    number: u64,
+    /// The launch, once it is published.
+    launch: u64,
+    /// Whoever published it looked at the order, and no scheduler before has stored into its gates.
+    is_new: bool,
+    /// What its gates say, as far as is known.
+    gates: Option<Order>,
+    /// The TPCs that its atoms were squeezed to.
+    squeezed: Option<TpcSet>,
+    /// It is let pass whatever is ordered.
+    is_stuck: bool,
+    is_stalled: bool,
+    /// When it was first seen with nothing before it in its stream.
+    first: Option<Nanos>,
+}
+
+impl Followed {
+    fn new(number: u64, is_new: bool) -> Self {
+        Self {
+            number,
+            launch: 0,
+            is_new,
+            gates: None,
+            squeezed: None,
+            is_stuck: false,
+            is_stalled: false,
+            first: None,
+        }
+    }
+}
+
+impl Chains {
+    pub(super) fn running(&self) -> u64 {
+        self.followed.len() as u64
+    }
+
+    pub(super) fn seen(&self) -> Seen {
+        Seen {
+            running: self.running(),
+            held: self.order != Order::Open,
+            ..self.seen
+        }
+    }
+
+    pub(super) fn has_new(&self, live: &LivePages) -> bool {
+        live.ring().chains() != self.last
+    }
+
+    pub(super) fn squeeze(&mut self, tpcs: Option<TpcSet>) {
+        self.squeezed = tpcs;
+    }
+
+    /// Writes an order, if it is another one; returns whether it was.
+    pub(super) fn order(&mut self, order: Order, live: &LivePages, now: Nanos) -> bool {
+        if self.order == order || self.order == Order::Halt {
+            return false;
+        }
+        self.order = order;
+        self.since = now;
+        self.seen.holds += u64::from(order == Order::Shut);
+        live.order(order);
+        true
+    }
+
+    /// Ends all chains at their next gates.
+    pub(super) fn halt(&mut self, live: &LivePages) {
+        self.order = Order::Halt;
+        live.order(Order::Halt);
+        let Some(chains) = live.chains() else {
+            return;
+        };
+        for number in 0..u64::from(chains.tails()) {
+            let tail = chains.tail(number);
+            if tail.running().is_some() {
+                store(live, &tail, Order::Halt);
+            }
+        }
+        self.followed.clear();
+    }
+
+    /// Takes in chains that have begun, and drops those that are done.
+    pub(super) fn follow(&mut self, live: &LivePages) {
+        let Some(chains) = live.chains() else {
+            return;
+        };
+        let tails = u64::from(chains.tails());
+        let begun = live.ring().chains();
+        let forgotten = begun.saturating_sub(tails);
+        self.taken.resize(chains.tails() as usize, false);
+        let Self {
+            taken, followed, ..
+        } = self;
+        #[expect(clippy::cast_possible_truncation, reason = "below a u32")]
+        let place = |number: u64| (number % tails) as usize;
+        // A number that was not published is given up when its tail is another one's.
+        followed.retain(|chain| {
+            let tail = chains.tail(chain.number);
+            let stays = match tail.published().load(Relaxed) {
+                0 => chain.number > forgotten,
+                published => !tail.is_done(published),
+            };
+            taken[place(chain.number)] &= stays;
+            stays
+        });
+        // At most one for each tail, and none twice, whatever the tenant says.
+        let is_first_look = self.last == 0;
+        for number in self.last.max(forgotten).saturating_add(1)..=begun {
+            if !std::mem::replace(&mut taken[place(number)], true) {
+                followed.push(Followed::new(number, !is_first_look));
+            }
+        }
+        self.last = begun;
+    }
+
+    /// Has the gates of some more chains be as ordered, and returns whether all are.
+    pub(super) fn settle(&mut self, live: &LivePages) -> bool {
+        let Some(chains) = live.chains() else {
+            return true;
+        };
+        let mut stores = 0;
+        for chain in &mut self.followed {
+            let tail = chains.tail(chain.number);
+            let Some(launch) = tail.running() else {
+                continue;
+            };
+            if chain.launch != launch {
+                // Published since the last look, perhaps where another one was.
+                let is_new = chain.is_new || chain.launch != 0;
+                *chain = Followed {
+                    launch,
+                    ..Followed::new(chain.number, is_new)
+                };
+            }
+            let order = match self.order {
+                Order::Shut if chain.is_stuck => Order::Open,
+                order => order,
+            };
+            if chain.gates.is_none() && chain.is_new {
+                // They all say the same, then.
+                let first = chains.gates_of(&tail).next();
+                let says = |gate| chains.gate(gate).word().load(Relaxed) == order.gate_word();
+                chain.gates = first.is_some_and(says).then_some(order);
+            }
+            if chain.gates == Some(order) && chain.squeezed == self.squeezed {
+                continue;
+            }
+            if stores == AT_ONCE {
+                return false;
+            }
+            stores += 1;
+            if chain.gates != Some(order) {
+                store(live, &tail, order);
+                chain.gates = Some(order);
+            }
+            if chain.squeezed != self.squeezed {
+                narrow(live, &tail, launch, self.squeezed);
+                chain.squeezed = self.squeezed;
+            }
+        }
+        true
+    }
+
+    /// Looks for chains that do not move.
+    pub(super) fn inspect(&mut self, live: &LivePages, now: Nanos) {
+        let Some(chains) = live.chains() else {
+            return;
+        };
+        for chain in &mut self.followed {
+            let tail = chains.tail(chain.number);
+            let Some(published) = tail.running() else {
+                continue;
+            };
+            if chain.first.is_none() && is_first(live, published) {
+                chain.first = Some(now);
+            }
+            let Some(first) = chain.first else {
+                continue;
+            };
+            let predicted = tail.remaining_ns().load(Relaxed);
+            let gates = chains.gates_of(&tail);
+            let since = now.0.saturating_sub(self.since.0.max(first.0));
+            if self.order == Order::Shut && !chain.is_stuck {
+                let atom = match predicted {
+                    0 => UNPREDICTED.0,
+                    whole => whole / (gates.len() as u64 + 1),
+                };
+                if !chains.is_waiting(&tail, published) && since > atom.saturating_add(STUCK.0) {
+                    chain.is_stuck = true;
+                    self.seen.stuck += 1;
+                    tail.stuck().store(1, Release);
+                    tracing::warn!(
+                        launch = published,
+                        "a launch could not go on while its gates were shut; it is not split again"
+                    );
+                }
+            }
+            let limit = predicted
+                .saturating_mul(STALLED)
+                .saturating_add(UNPREDICTED.0);
+            if self.order == Order::Open && !chain.is_stalled && since > limit {
+                chain.is_stalled = true;
+                self.seen.stalled += 1;
+                tracing::warn!(
+                    launch = published,
+                    "a launch does not move although its gates are open"
+                );
+            }
+        }
+    }
+}
+
+/// Stores an order into the gates of a chain that do not say so already.
+fn store(live: &LivePages, tail: &Tail<'_>, order: Order) {
+    let Some(chains) = live.chains() else {
+        return;
+    };
+    if chains.store(tail, order) && order == Order::Shut {
+        let shut = tail.shut();
+        shut.store(shut.load(Relaxed).saturating_add(1), Relaxed);
+    }
+}
+
+/// Has the atoms of a chain that have not started use these TPCs only, of those that its launch has; or
+/// all those.
+fn narrow(live: &LivePages, tail: &Tail<'_>, published: u64, to: Option<TpcSet>) {
+    let Some(chains) = live.chains() else {
+        return;
+    };
+    let Read::Record(record) = live.ring().read(published) else {
+        return;
+    };
+    let all = TpcSet::from_words(record.tpcs.words);
+    let some = to.map_or(all, |to| to & all);
+    // An empty mask would hang it for ever.
+    let allowed = if some.is_empty() { all } else { some };
+    for gate in chains.gates_of(tail) {
+        chains.narrow(gate, allowed.words());
+    }
+}
+
+/// Returns whether a launch is the first of its stream that has not completed, as far as its ring tells.
+fn is_first(live: &LivePages, launch: u64) -> bool {
+    let ring: &RingReader<'_> = live.ring();
+    let Read::Record(record) = ring.read(launch) else {
+        return false;
+    };
+    for before in (launch.saturating_sub(BEFORE).max(1)..launch).rev() {
+        if let Read::Record(other) = ring.read(before)
+            && other.stream == record.stream
+        {
+            return ring.progress(before, live.stamps()) == Progress::Ended;
+        }
+    }
+    launch <= BEFORE
+}

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! One channel, as the gatekeeper sees it.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use lithos_abi::grant::Order;
+use lithos_abi::ring::Progress;
+use lithos_device::pages::LivePages;
+use lithos_policy::{Class, GpuId, Hand, Nanos, TpcSet};
+use serde::{Deserialize, Serialize};
+
+use super::chains::Chains;
+
+/// For how long a launch without a record counts as one that is about to come.
+const WITHOUT_RECORD: Nanos = Nanos(10_000_000);
+
+/// A channel.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) gpu: GpuId,
+    pub(crate) live: LivePages,
+    wish: Mutex<Wish>,
+    /// What is ordered, and the chains that it is about. Whoever stores into gates has this.
+    chains: Mutex<Chains>,
+    launches: Mutex<Launches>,
+    /// Gates may not be as ordered yet.
+    unsettled: AtomicBool,
+    /// Chains that may still run.
+    running: AtomicU64,
+}
+
+/// What is wanted of it.
+#[derive(Clone, Copy, Debug)]
+struct Wish {
+    class: Class,
+    hand: Hand,
+}
+
+/// Which of its launches are known to have ended.
+#[derive(Debug, Default)]
+struct Launches {
+    /// All before this one.
+    oldest: u64,
+    /// Since when that has had no record.
+    without_record: Option<Nanos>,
+}
+
+/// What was seen of a channel's chains, for status.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Seen {
+    /// Chains that may still run.
+    pub running: u64,
+    /// Whether their gates are shut.
+    pub held: bool,
+    /// How often they were shut.
+    pub holds: u64,
+    /// Chains that could not go on while their gates were shut, and were opened for that.
+    pub stuck: u64,
+    /// Chains that did not move although their gates were open.
+    pub stalled: u64,
+}
+
+impl Member {
+    pub(crate) fn new(gpu: GpuId, live: LivePages) -> Self {
+        let reserved = live.ring().reserved();
+        let oldest = reserved.saturating_sub(u64::from(live.ring().records())) + 1;
+        Self {
+            gpu,
+            chains: Mutex::new(Chains::default()),
+            live,
+            wish: Mutex::new(Wish {
+                class: Class::LatencyCritical,
+                hand: Hand::Released,
+            }),
+            launches: Mutex::new(Launches {
+                oldest,
+                without_record: None,
+            }),
+            unsettled: AtomicBool::new(true),
+            running: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn class(&self) -> Class {
+        lock(&self.wish).class
+    }
+
+    pub(crate) fn hand(&self) -> Hand {
+        lock(&self.wish).hand
+    }
+
+    /// Changes what is wanted; `squeezed` are the TPCs that atoms to come may use, if they are few.
+    pub(crate) fn set(&self, class: Class, hand: Hand, squeezed: Option<TpcSet>) {
+        *lock(&self.wish) = Wish { class, hand };
+        lock(&self.chains).squeeze(squeezed);
+        self.unsettled.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns whether something was launched that has not completed.
+    pub(crate) fn is_active(&self, now: Nanos) -> bool {
+        let (ring, stamps) = (self.live.ring(), self.live.stamps());
+        let mut launches = lock(&self.launches);
+        let reserved = ring.reserved();
+        // What the ring does not hold any more has ended.
+        let held = reserved.saturating_sub(u64::from(ring.records())) + 1;
+        launches.oldest = launches.oldest.max(held);
+        while launches.oldest <= reserved {
+            match ring.progress(launches.oldest, stamps) {
+                Progress::UnderWay => return true,
+                Progress::Unwritten => {
+                    let since = *launches.without_record.get_or_insert(now);
+                    if now.0.saturating_sub(since.0) < WITHOUT_RECORD.0 {
+                        return true;
+                    }
+                }
+                Progress::Ended => {}
+            }
+            launches.without_record = None;
+            launches.oldest += 1;
+        }
+        false
+    }
+
+    /// Returns the oldest launch that was not known to have completed at the last look, if any.
+    pub(crate) fn oldest_active(&self) -> Option<u64> {
+        let oldest = lock(&self.launches).oldest;
+        (oldest <= self.live.ring().reserved()).then_some(oldest)
+    }
+
+    /// Has gates be shut, or open; returns whether they were shut just now, and there were any.
+    pub(crate) fn order(&self, holds: bool, now: Nanos) -> bool {
+        let order = if holds { Order::Shut } else { Order::Open };
+        if !lock(&self.chains).order(order, &self.live, now) {
+            return false;
+        }
+        self.turn(true, false, now);
+        holds && self.has_chains()
+    }
+
+    /// Stores into the gates of some more chains, if they are not as ordered; looks before that which chains
+    /// there are, and whether they move.
+    pub(crate) fn turn(&self, follows: bool, inspects: bool, now: Nanos) {
+        if !follows && !inspects && !self.is_unsettled() {
+            return;
+        }
+        let mut chains = lock(&self.chains);
+        if follows {
+            chains.follow(&self.live);
+            self.running.store(chains.running(), Ordering::Relaxed);
+        }
+        if inspects {
+            chains.inspect(&self.live, now);
+        }
+        let is_settled = chains.settle(&self.live);
+        self.unsettled.store(!is_settled, Ordering::Relaxed);
+    }
+
+    /// See [`super::Gatekeeper::halt`].
+    pub(crate) fn halt(&self) {
+        lock(&self.chains).halt(&self.live);
+    }
+
+    pub(crate) fn is_unsettled(&self) -> bool {
+        self.unsettled.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether there are chains that may still run, as of the last look.
+    pub(crate) fn has_chains(&self) -> bool {
+        self.running.load(Ordering::Relaxed) != 0
+    }
+
+    /// Returns whether chains have begun since the last look.
+    pub(crate) fn has_new_chains(&self) -> bool {
+        lock(&self.chains).has_new(&self.live)
+    }
+
+    pub(crate) fn seen(&self) -> Seen {
+        lock(&self.chains).seen()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic leaves what is stored next.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

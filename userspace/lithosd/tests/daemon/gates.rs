@@ -1,0 +1,347 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Who shuts and opens the gates of chains, and when; the tenants and the GPU are played by hand.
+
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+
+use lithos_abi::bindings::*;
+use lithos_abi::chain::{Chains, Tail};
+use lithos_abi::grant::Order;
+use lithos_device::embedded::SocketBroker;
+use lithos_device::{Broker, Channel};
+use lithos_policy::{Hand, TpcSet};
+use lithosd::control::{Reply, Request};
+use nix::sys::signal::{Signal, kill};
+
+use crate::harness::*;
+
+/// Two of each class; those of best effort are split, and one of them borrows.
+const SPLIT: &str = r#"
+[[partition]]
+name = "lc"
+class = "lc"
+guarantee = 4
+[[partition]]
+name = "be"
+class = "be"
+guarantee = 4
+atom_us = 100
+[[partition]]
+name = "borrows"
+class = "be"
+atom_us = 100
+borrow = true
+"#;
+
+/// A tenant with a channel.
+struct Tenant {
+    // Ends with the tenant.
+    _broker: SocketBroker,
+    channel: Channel,
+}
+
+impl Tenant {
+    fn of(daemon: &Daemon, partition: &str) -> Self {
+        let mut broker = daemon.tenant(partition);
+        let channel = broker.create_channel(GPU0, 7).unwrap();
+        Self {
+            _broker: broker,
+            channel,
+        }
+    }
+
+    fn chains(&self) -> Chains<'_> {
+        self.channel.arena().unwrap().chains().unwrap()
+    }
+
+    /// Publishes a chain of so many gates from one on, all open, as a shim does that sees no other order.
+    fn publish(&self, first: u32, gates: u32, predicted_ns: u64) -> (u64, Tail<'_>) {
+        let sequence = launch(&self.channel);
+        let number = self.channel.ring().begin_chain();
+        let tail = self.chains().tail(number);
+        for gate in first..first + gates {
+            self.chains()
+                .gate(gate)
+                .word()
+                .store(LITHOS_GATE_OPEN, Relaxed);
+        }
+        tail.first_gate().store(first, Relaxed);
+        tail.gates().store(gates, Relaxed);
+        tail.remaining_ns().store(predicted_ns, Relaxed);
+        tail.published().store(sequence, Release);
+        (sequence, tail)
+    }
+
+    fn gates_are(&self, gates: std::ops::Range<u32>, word: u32) -> bool {
+        gates
+            .into_iter()
+            .all(|gate| self.chains().gate(gate).word().load(Acquire) == word)
+    }
+
+    /// Writes a stamp, as the GPU does.
+    fn stamp(&self, address: u64, sequence: u64) {
+        let start = self.channel.arena().unwrap().start();
+        let offset = usize::try_from(address).unwrap() - start.as_ptr() as usize;
+        // SAFETY: a word of the arena, which is mapped; everybody uses atomics on it.
+        let word = unsafe { AtomicU32::from_ptr(start.byte_add(offset).cast().as_ptr()) };
+        word.store(u32::try_from(sequence).unwrap(), Release);
+    }
+
+    fn order(&self) -> Order {
+        self.channel.grant().order_at(0)
+    }
+}
+
+/// A length of chain that no test waits for.
+const LONG_NS: u64 = 1_000_000_000_000;
+
+fn order(daemon: &Daemon, partition: &str, hand: Hand) {
+    let request = Request::Order {
+        partition: partition.into(),
+        hand,
+    };
+    match daemon.ask(&request) {
+        Reply::Partition(partition) => assert_eq!(partition.hand, hand),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn gates_of_a_partition_that_is_held_are_shut_until_it_is_released() {
+    let daemon = Daemon::start(SPLIT);
+    let tenant = Tenant::of(&daemon, "be");
+    tenant.publish(3, 7, LONG_NS);
+    let other = Tenant::of(&daemon, "be");
+    other.publish(64, 63, LONG_NS);
+    for _ in 0..3 {
+        order(&daemon, "be", Hand::Held);
+        eventually("the gates are shut", || {
+            tenant.gates_are(3..10, LITHOS_GATE_SHUT) && other.gates_are(64..127, LITHOS_GATE_SHUT)
+        });
+        assert_eq!(tenant.order(), Order::Shut);
+        assert!(daemon.channel(tenant.channel.id()).unwrap().chains.held);
+        order(&daemon, "be", Hand::Released);
+        eventually("the gates are open", || {
+            tenant.gates_are(3..10, LITHOS_GATE_OPEN) && other.gates_are(64..127, LITHOS_GATE_OPEN)
+        });
+        assert_eq!(tenant.order(), Order::Open);
+    }
+    // What is no gate of a chain's is nobody's business.
+    assert!(tenant.gates_are(0..3, 0) && tenant.gates_are(10..20, 0));
+    assert_eq!(daemon.channel(tenant.channel.id()).unwrap().chains.holds, 3);
+}
+
+#[test]
+fn a_chain_that_is_published_with_open_gates_after_the_order_is_found() {
+    let daemon = Daemon::start(SPLIT);
+    let tenant = Tenant::of(&daemon, "be");
+    order(&daemon, "be", Hand::Held);
+    // An honest shim would have seen the order.
+    tenant.publish(0, 5, LONG_NS);
+    eventually("the gates are shut", || {
+        tenant.gates_are(0..5, LITHOS_GATE_SHUT)
+    });
+}
+
+#[test]
+fn best_effort_is_held_up_while_somebody_latency_critical_is_active() {
+    let daemon = Daemon::start(SPLIT);
+    let (critical, effort) = (Tenant::of(&daemon, "lc"), Tenant::of(&daemon, "be"));
+    effort.publish(0, 7, LONG_NS);
+    for round in 1..=20 {
+        let active = launch(&critical.channel);
+        eventually("the gates are shut", || {
+            effort.gates_are(0..7, LITHOS_GATE_SHUT)
+        });
+        complete(&critical.channel, active);
+        eventually("the gates are open", || {
+            effort.gates_are(0..7, LITHOS_GATE_OPEN)
+        });
+        let chains = daemon.channel(effort.channel.id()).unwrap().chains;
+        assert!(chains.holds >= round, "{chains:?}");
+    }
+    assert!(daemon.status().reaction.count > 0);
+}
+
+#[test]
+fn a_launch_that_never_comes_does_not_keep_best_effort_waiting() {
+    let daemon = Daemon::start(SPLIT);
+    let (critical, effort) = (Tenant::of(&daemon, "lc"), Tenant::of(&daemon, "be"));
+    effort.publish(0, 7, LONG_NS);
+    critical.channel.ring().reserve();
+    eventually("the gates are shut", || {
+        effort.gates_are(0..7, LITHOS_GATE_SHUT)
+    });
+    eventually("the gates are open", || {
+        effort.gates_are(0..7, LITHOS_GATE_OPEN)
+    });
+    // It can say that it is active all the same, by what it does.
+    let active = launch(&critical.channel);
+    eventually("the gates are shut", || {
+        effort.gates_are(0..7, LITHOS_GATE_SHUT)
+    });
+    complete(&critical.channel, active);
+    eventually("the gates are open", || {
+        effort.gates_are(0..7, LITHOS_GATE_OPEN)
+    });
+}
+
+#[test]
+fn a_chain_that_cannot_go_on_behind_shut_gates_is_let_pass_and_one_that_waits_there_is_not() {
+    let daemon = Daemon::start(SPLIT);
+    let tenant = Tenant::of(&daemon, "be");
+    let (_, stuck) = tenant.publish(0, 7, 1_000);
+    order(&daemon, "be", Hand::Held);
+    eventually("it is let pass", || {
+        stuck.stuck().load(Acquire) == 1 && tenant.gates_are(0..7, LITHOS_GATE_OPEN)
+    });
+    let chains = daemon.channel(tenant.channel.id()).unwrap().chains;
+    assert_eq!((chains.stuck, chains.held), (1, true));
+
+    let other = Tenant::of(&daemon, "be");
+    let (sequence, waits) = other.publish(0, 7, 1_000);
+    let gates = [0, 1, 2].map(|gate| other.chains().gate(gate));
+    // The first atom and two more have completed, and it has come to the gate behind them.
+    for address in [
+        waits.first_address(),
+        gates[0].atom_done_address(),
+        gates[1].atom_done_address(),
+        gates[2].waiting_address(),
+    ] {
+        other.stamp(address, sequence);
+    }
+    eventually("its gates are shut", || {
+        other.gates_are(0..7, LITHOS_GATE_SHUT)
+    });
+    // As long as it takes to find out about another one.
+    let later = Tenant::of(&daemon, "be");
+    let (_, stuck) = later.publish(0, 7, 1_000);
+    eventually("the other is let pass", || stuck.stuck().load(Acquire) == 1);
+    assert_eq!(waits.stuck().load(Acquire), 0);
+    assert!(other.gates_are(0..7, LITHOS_GATE_SHUT));
+}
+
+#[test]
+fn a_squeezed_partition_has_few_tpcs_and_so_have_its_atoms_to_come() {
+    let daemon = Daemon::start(SPLIT);
+    let tenant = Tenant::of(&daemon, "be");
+    let before = granted(&tenant.channel);
+    assert_eq!(before.len(), 4);
+    tenant.publish(0, 3, LONG_NS);
+    let disabled = |atom: u32| -> TpcSet {
+        let words = tenant.chains().atom(atom).0;
+        let word = |index: usize| u64::from(words[76 + index].load(Acquire));
+        TpcSet::from_words([word(0) | word(1) << 32, word(2) | word(3) << 32])
+    };
+    order(&daemon, "be", Hand::Squeezed);
+    eventually("few TPCs", || {
+        let now = granted(&tenant.channel);
+        now.len() == 2 && now.is_subset(before)
+    });
+    let few = granted(&tenant.channel);
+    eventually("few TPCs of its atoms", || {
+        (0..3).all(|atom| (before & disabled(atom)).len() == 2 && (few & disabled(atom)).is_empty())
+    });
+    order(&daemon, "be", Hand::Released);
+    eventually("all TPCs", || granted(&tenant.channel) == before);
+    eventually("all TPCs of its atoms", || {
+        (0..3).all(|atom| (before & disabled(atom)).is_empty())
+    });
+}
+
+#[test]
+fn who_borrows_has_the_tpcs_of_latency_critical_partitions_too() {
+    let daemon = Daemon::start(SPLIT);
+    let tenant = Tenant::of(&daemon, "borrows");
+    // 13 in all, of which 4 are guaranteed to another one of best effort.
+    eventually("9 TPCs", || granted(&tenant.channel).len() == 9);
+    let critical = Tenant::of(&daemon, "lc");
+    assert!(granted(&critical.channel).is_subset(granted(&tenant.channel)));
+    daemon.set_guarantee("lc", 2);
+    eventually("no more than there is", || {
+        let borrowed = granted(&tenant.channel);
+        granted(&critical.channel).len() == 2
+            && granted(&critical.channel).is_subset(borrowed)
+            && borrowed.len() == 9
+    });
+    assert_eq!(
+        daemon
+            .channel(tenant.channel.id())
+            .unwrap()
+            .totals
+            .violations,
+        0
+    );
+    let effort = Tenant::of(&daemon, "be");
+    assert!((granted(&effort.channel) & granted(&tenant.channel)).is_empty());
+}
+
+#[test]
+fn whatever_a_tenant_writes_into_its_tails_and_gates_hurts_nobody_else() {
+    let daemon = Daemon::start(SPLIT);
+    let (liar, honest) = (Tenant::of(&daemon, "be"), Tenant::of(&daemon, "be"));
+    let mut chance = Chance(77);
+    honest.publish(0, 7, LONG_NS);
+    for round in 0..200 {
+        let number = liar.channel.ring().begin_chain();
+        let tail = liar.chains().tail(number);
+        let half = |chance: &mut Chance| u32::try_from(chance.next() >> 32).unwrap();
+        tail.first_gate().store(half(&mut chance), Relaxed);
+        tail.gates().store(half(&mut chance), Relaxed);
+        tail.remaining_ns().store(chance.next(), Relaxed);
+        tail.shut().store(half(&mut chance), Relaxed);
+        tail.published().store(chance.next(), Release);
+        for gate in 0..liar.chains().gates() {
+            liar.chains()
+                .gate(gate)
+                .word()
+                .store(half(&mut chance), Relaxed);
+        }
+        if round % 50 == 0 {
+            order(&daemon, "be", Hand::Held);
+            eventually("the gates are shut", || {
+                honest.gates_are(0..7, LITHOS_GATE_SHUT)
+            });
+            order(&daemon, "be", Hand::Released);
+            eventually("the gates are open", || {
+                honest.gates_are(0..7, LITHOS_GATE_OPEN)
+            });
+        }
+    }
+    assert!(daemon.status().tenants.len() == 2);
+}
+
+#[test]
+fn a_daemon_that_is_stopped_holds_nobody_up() {
+    let daemon = Daemon::start(SPLIT);
+    let tenant = Tenant::of(&daemon, "be");
+    tenant.publish(0, 7, LONG_NS);
+    order(&daemon, "be", Hand::Held);
+    eventually("the gates are shut", || {
+        tenant.gates_are(0..7, LITHOS_GATE_SHUT)
+    });
+    // Nobody schedules from now on, and whoever launches sees that.
+    kill(daemon.pid(), Signal::SIGSTOP).unwrap();
+    let late = |ns: u64| tenant.channel.grant().order_at(ns);
+    assert_eq!(late(0), Order::Shut);
+    assert_eq!(late(u64::MAX), Order::Open);
+    kill(daemon.pid(), Signal::SIGCONT).unwrap();
+    order(&daemon, "be", Hand::Released);
+    eventually("the gates are open", || {
+        tenant.gates_are(0..7, LITHOS_GATE_OPEN)
+    });
+}
+
+#[test]
+fn the_chains_of_a_process_that_lives_and_leaves_are_not_halted() {
+    let daemon = Daemon::start(SPLIT);
+    // This process lives.
+    let leaves = Tenant::of(&daemon, "be");
+    leaves.publish(0, 7, LONG_NS);
+    let id = leaves.channel.id();
+    let Tenant { _broker, channel } = leaves;
+    drop(_broker);
+    eventually("its end", || daemon.channel(id).is_none());
+    let chains = channel.arena().unwrap().chains().unwrap();
+    assert!((0..7).all(|gate| chains.gate(gate).word().load(Acquire) == LITHOS_GATE_OPEN));
+}
