@@ -4,6 +4,7 @@
 //! Every test has a daemon and simulated GPUs of its own. With `LITHOS_TEST_GPU=real` the tests outside
 //! of `simulated` run on the GPU of this machine instead, unchanged.
 
+mod atoms;
 mod churn;
 mod confined;
 mod grids;

@@ -30,6 +30,7 @@ mod tests {
             source::MEET,
             source::CLUSTER,
             source::TRACE,
+            source::ONCE,
             source::CHECKSUM,
         ] {
             if let Err(error) = simgpu::ptx::Module::parse(ptx) {

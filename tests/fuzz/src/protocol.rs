@@ -37,7 +37,7 @@ linger_ms = 5
 grant_wait_ms = 20
 [channel]
 ring_records = 64
-gates = 1
+gates = 2
 atoms = 1
 cluster_atoms = 1
 tails = 1

@@ -32,6 +32,9 @@ pub mod source {
     pub const CLUSTER: &str = include_str!("../../kernels/cluster.ptx");
     /// `trace`: how often each block of a grid ran, and the grid that it saw; `clock`: the GPU's time.
     pub const TRACE: &str = include_str!("../../kernels/trace.ptx");
+    /// `once`: blocks that count how often they run, and look whether it is their turn; `ahead`: a block that
+    /// waits for a later one.
+    pub const ONCE: &str = include_str!("../../kernels/once.ptx");
     /// `fill`, `reduce`, `matmul`, `histogram`: bits that can be compared.
     pub const CHECKSUM: &str = include_str!("../../kernels/checksum.ptx");
 }

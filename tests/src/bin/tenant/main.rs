@@ -5,6 +5,7 @@
 mod be;
 mod checksum;
 mod churn;
+mod exact;
 mod grids;
 mod habits;
 mod launches;
@@ -46,6 +47,10 @@ enum Role {
     Launches(launches::Arguments),
     /// Hashes of what deterministic kernels compute.
     Checksum(checksum::Arguments),
+    /// Launches of random shapes, every block of which has to run once.
+    Exact(exact::Arguments),
+    /// Launches a grid whose first block waits for its last.
+    Ahead(exact::Ahead),
     /// Launches blocks in clusters.
     Cluster(grids::Cluster),
     /// Launches a cooperative grid.
@@ -82,6 +87,8 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Role::Resident(arguments) => print(&resident::run(gpu()?, arguments)?),
         Role::Launches(arguments) => print(&launches::run(gpu()?, arguments)?),
         Role::Checksum(arguments) => print(&checksum::run(gpu()?, arguments)?),
+        Role::Exact(arguments) => print(&exact::run(gpu()?, arguments)?),
+        Role::Ahead(arguments) => print(&exact::ahead(gpu()?, arguments)?),
         Role::Cluster(arguments) => print(&grids::cluster(gpu()?, arguments)?),
         Role::Cooperative(arguments) => print(&grids::cooperative(gpu()?, arguments)?),
         Role::Churn(arguments) => print(&churn::run(gpu()?, arguments)?),

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Launches that are split into atoms, held up and let go.
+
+use lithos_tests::testbed::{PATIENCE, Process};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::support::*;
+
+/// A latency-critical partition, and one of best effort whose launches are split. What is not known to be
+/// short is cut into eight atoms.
+const SPLIT: &str = r#"
+[[partition]]
+name = "lc"
+class = "lc"
+guarantee = 2
+
+[[partition]]
+name = "be"
+class = "be"
+guarantee = 4
+atom_us = 100
+"#;
+
+/// Launches of random shapes; the first is not split, and finds out that the others are to be.
+const EXACT: [&str; 2] = ["exact", "--wait-for-line"];
+
+fn exact(bed: &Turn, more: &[&str]) -> Process {
+    let arguments = [&EXACT, more].concat();
+    let mut tenant = tenant(bed, "be", &arguments);
+    assert_eq!(tenant.json().expect("a start")["running"], true);
+    tenant
+}
+
+/// Lets it end, and fails unless every block ran once and in its turn.
+fn ends_exactly(mut tenant: Process) {
+    // It may have said that it is done with launching, or is about to.
+    tenant.tell().expect("a listener");
+    let report = tenant
+        .finish(PATIENCE)
+        .expect("its end")
+        .json()
+        .expect("a report");
+    assert!(number(&report["blocks"]) > 0, "{report}");
+    for key in ["wrong", "early", "misled"] {
+        assert_eq!(report[key], 0, "{key} in {report}");
+    }
+}
+
+fn chains<'a>(status: &'a Value, key: &str) -> &'a Value {
+    &channel(status, "be")["chains"][key]
+}
+
+fn counter(status: &Value, key: &str) -> u64 {
+    number(&channel(status, "be")["counters"][key])
+}
+
+/// Waits until the tenant has a chain under way that is held.
+fn until_held(bed: &Turn) {
+    bed.status_until("a chain that is held", |status| {
+        let held = channels(status, "be").len() == 1
+            && *chains(status, "held") == json!(true)
+            && number(chains(status, "running")) > 0;
+        held.then_some(())
+    })
+    .expect("it is held");
+}
+
+#[test]
+fn every_block_of_launches_that_are_split_runs_once_and_in_its_turn() {
+    let bed = managed_gpu(SPLIT);
+    let mut tenant = exact(&bed, &["--launches", "16"]);
+    tenant.tell().expect("a listener");
+    assert_eq!(tenant.json().expect("its launches")["running"], true);
+    let status = bed.status().expect("a status");
+    assert!(counter(&status, "split") > 0, "{}", channel(&status, "be"));
+    assert!(counter(&status, "atoms") > 2 * counter(&status, "split"));
+    assert_all_within_grant(channel(&status, "be"));
+    ends_exactly(tenant);
+}
+
+#[test]
+fn a_launch_stays_where_it_is_while_its_partition_is_held_and_others_go_on() {
+    let bed = managed_gpu(SPLIT);
+    let mut held = exact(&bed, &["--launches", "12"]);
+    lithos(&bed, &["hold", "be"]);
+    held.tell().expect("a listener");
+    until_held(&bed);
+    let completed = |status: &Value| number(&channel(status, "be")["totals"]["completed"]);
+    let before = completed(&bed.status().expect("a status"));
+    let other = run(&bed, "lc", &["launches", "--warm-up", "1", "--count", "50"]);
+    assert_eq!(other["launches"], 50);
+    let status = bed.status().expect("a status");
+    assert!(
+        completed(&status) <= before + 2,
+        "one in each of two streams"
+    );
+    assert!(number(chains(&status, "running")) > 0);
+    lithos(&bed, &["release", "be"]);
+    assert_eq!(held.json().expect("its launches")["running"], true);
+    ends_exactly(held);
+}
+
+#[test]
+fn a_partition_whose_launches_are_not_split_cannot_be_held() {
+    let bed = managed_gpu(SPLIT);
+    let said = lithos_refuses(&bed, &["hold", "lc"]);
+    assert!(said.contains("--atom-us"), "{said}");
+    let said = lithos_refuses(&bed, &["squeeze", "nobody"]);
+    assert!(said.contains("be, lc"), "{said}");
+    lithos(&bed, &["release", "lc"]);
+}
+
+#[test]
+fn a_squeezed_partition_runs_on_two_tpcs_and_moves() {
+    let bed = managed_gpu(SPLIT);
+    let mut tenant = tenant(&bed, "be", &["smids", "--wait-for-line"]);
+    let mut sms = || {
+        tenant.tell().expect("a listener");
+        number(&tenant.json().expect("an answer")["sms"])
+    };
+    assert_eq!(sms(), 8);
+    lithos(&bed, &["squeeze", "be"]);
+    assert_eq!(sms(), 4);
+    lithos(&bed, &["release", "be"]);
+    assert_eq!(sms(), 8);
+
+    let mut moves = exact(&bed, &["--launches", "12"]);
+    moves.tell().expect("a listener");
+    for order in [
+        "squeeze", "release", "hold", "squeeze", "hold", "release", "squeeze",
+    ] {
+        lithos(&bed, &[order, "be"]);
+    }
+    assert_eq!(moves.json().expect("its launches")["running"], true);
+    ends_exactly(moves);
+}
+
+#[test]
+fn best_effort_is_held_up_while_somebody_latency_critical_is_active() {
+    let bed = managed_gpu(SPLIT);
+    let mut effort = exact(&bed, &["--launches", "40"]);
+    effort.tell().expect("a listener");
+    bed.status_until("chains", |status| {
+        (number(chains(status, "running")) > 0).then_some(())
+    })
+    .expect("launches are split");
+    let mut critical = tenant(&bed, "lc", &["be", "--until-eof"]);
+    assert_eq!(critical.json().expect("a start")["running"], true);
+    bed.status_until("a hold", |status| {
+        (number(chains(status, "holds")) > 0).then_some(())
+    })
+    .expect("it is held up");
+    let report = critical
+        .finish(PATIENCE)
+        .expect("its end")
+        .json()
+        .expect("a report");
+    assert_eq!(report["blocks"], report["blocks_expected"]);
+    assert_eq!(effort.json().expect("its launches")["running"], true);
+    ends_exactly(effort);
+}
+
+#[test]
+fn a_held_launch_goes_on_when_the_daemon_is_killed() {
+    let mut bed = managed_gpu(SPLIT);
+    let mut held = exact(&bed, &["--launches", "12"]);
+    lithos(&bed, &["hold", "be"]);
+    held.tell().expect("a listener");
+    until_held(&bed);
+    bed.kill_daemon();
+    assert_eq!(held.json().expect("its launches")["running"], true);
+    ends_exactly(held);
+}
+
+#[test]
+fn a_held_launch_goes_on_when_the_daemon_is_restarted() {
+    let mut bed = managed_gpu(SPLIT);
+    let mut held = exact(&bed, &["--launches", "12"]);
+    lithos(&bed, &["hold", "be"]);
+    held.tell().expect("a listener");
+    until_held(&bed);
+    bed.stop_daemon().expect("its end");
+    bed.start_daemon(SPLIT).expect("a daemon");
+    assert_eq!(held.json().expect("its launches")["running"], true);
+    ends_exactly(held);
+}
+
+#[test]
+fn a_held_tenant_can_be_killed_and_its_partition_goes_on() {
+    let bed = managed_gpu(SPLIT);
+    let mut held = exact(&bed, &["--launches", "12"]);
+    lithos(&bed, &["hold", "be"]);
+    held.tell().expect("a listener");
+    until_held(&bed);
+    held.signal(Signal::SIGKILL).expect("a process");
+    bed.status_until("its end", |status| {
+        channels(status, "be").is_empty().then_some(())
+    })
+    .expect("it is noticed");
+    lithos(&bed, &["release", "be"]);
+    let mut next = exact(&bed, &["--launches", "4"]);
+    next.tell().expect("a listener");
+    assert_eq!(next.json().expect("its launches")["running"], true);
+    ends_exactly(next);
+}
+
+#[test]
+fn a_launch_whose_blocks_wait_for_blocks_behind_a_shut_gate_is_let_pass_and_then_left_whole() {
+    let bed = managed_gpu(SPLIT);
+    let mut ahead = tenant(&bed, "be", &["ahead", "--repeat", "4"]);
+    // The first one finds out that launches are to be split.
+    assert_eq!(ahead.json().expect("a line")["running"], true);
+    ahead.tell().expect("a listener");
+    assert_eq!(ahead.json().expect("a line")["running"], true);
+    lithos(&bed, &["hold", "be"]);
+    for _ in 0..2 {
+        ahead.tell().expect("a listener");
+        assert_eq!(ahead.json().expect("a line")["running"], true);
+    }
+    // Three have completed, and the fourth was not launched.
+    let status = bed.status().expect("a status");
+    assert_eq!(*chains(&status, "stuck"), json!(1));
+    assert_eq!(counter(&status, "whole_stuck"), 1);
+    ahead.tell().expect("a listener");
+    let report = ahead
+        .finish(PATIENCE)
+        .expect("its end")
+        .json()
+        .expect("a report");
+    assert_eq!(report["launches"], 4);
+}
+
+#[test]
+fn what_cannot_be_split_runs_whole_and_is_counted() {
+    let bed = managed_gpu(SPLIT);
+    let report = run(&bed, "be", &["cooperative", "--blocks", "8"]);
+    assert_eq!(
+        (&report["result"], &report["met"]),
+        (&json!("CUDA_SUCCESS"), &json!(true))
+    );
+    let report = run(
+        &bed,
+        "be",
+        &[
+            "cluster",
+            "--ctas",
+            "2",
+            "--clusters",
+            "80",
+            "--repeat",
+            "4",
+        ],
+    );
+    assert_eq!(
+        (&report["met"], &report["clusters"]),
+        (&json!(true), &json!(320))
+    );
+}
