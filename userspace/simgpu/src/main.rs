@@ -21,7 +21,7 @@ use simgpu::wire::{self, GpuReport, Receiver, Reply, Request, SOCKET_VARIABLE};
 /// A simulated GPU for programs that use the CUDA driver API and PTX.
 ///
 /// It obeys launch descriptors as an H100 does: TPC masks, parts of a grid, clusters, release
-/// semaphores. Kernels are interpreted; a block occupies its SM for the time that its instructions
+/// semaphores, chains and their gates. Kernels are interpreted; a block occupies its SM for the time that its instructions
 /// would take at the clock that was set, and a simulation that cannot keep up says so and fails.
 #[derive(Debug, Parser)]
 #[command(version)]

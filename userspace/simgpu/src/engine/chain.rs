@@ -138,7 +138,7 @@ impl Gpu {
             owner: owner.clone(),
             address,
             restarts,
-            at_ns: at_ns + null::hop_ns(idle_ns),
+            at_ns: null::next_ns(at_ns, idle_ns),
             idle_since_ns,
         };
         let number = self.number();
