@@ -315,7 +315,8 @@ struct lithos_tail {
 	__u32 first;			/* and here, when the first atom has completed */
 	__u32 zero2;
 	__u64 first_gpu_ns;
-	__u64 reserved2[8];
+	__u64 number;			/* of the chain; written before `published` is set to 0 for it */
+	__u64 reserved2[7];
 };
 
 /* ---- Messages to the embedded broker --------------------------------------------------------- */

@@ -273,16 +273,17 @@ fn enter_launch(
         return;
     }
     local.call.set(call);
-    // As early as can be: whoever is woken is to make room for this launch.
-    if let Some(managed) = &managed
-        && managed.asks_to_ring()
-    {
-        managed.ring_bell();
-    }
     let splits = managed.as_ref().is_some_and(|managed| managed.splits());
     local.set_ticket(managed.map(|managed| Ticket::begin(context, managed)));
-    if splits && let Some((managed, sequence)) = local.ticket() {
+    let Some((managed, sequence)) = local.ticket() else {
+        return;
+    };
+    if splits {
         local.set_cut(split::begin(managed, launch, sequence, local));
+    }
+    // After the launch, and the chain, has a number: whoever asks and then finds none is woken here.
+    if managed.asks_to_ring() {
+        managed.ring_bell();
     }
 }
 

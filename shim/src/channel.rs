@@ -15,6 +15,7 @@ use lithos_device::Channel;
 use crate::launch::low_half;
 use crate::operators::Operators;
 use crate::places::Places;
+use crate::watch;
 use crate::widen::Gpu;
 
 /// What identifies a context beyond its handle, which the driver uses again.
@@ -125,10 +126,21 @@ impl Managed {
     /// Returns what it takes to split launches into these regions. Not under the driver's locks: the
     /// first one makes it.
     pub(crate) fn splitting(&self, chains: &Chains<'_>) -> &Splitting {
-        self.splitting.get_or_init(|| Splitting {
+        if let Some(splitting) = self.splitting.get() {
+            return splitting;
+        }
+        let splitting = self.splitting.get_or_init(|| Splitting {
             operators: Operators::new(),
             places: Places::new(chains),
-        })
+        });
+        // From now on there are gates to look after.
+        watch::wake();
+        splitting
+    }
+
+    /// Returns whether launches were ever to be split.
+    pub(crate) fn has_split(&self) -> bool {
+        self.splitting.get().is_some()
     }
 
     /// Returns whether launches may be split, as far as the launches before know.

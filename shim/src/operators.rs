@@ -7,7 +7,7 @@
 //! is split into a few atoms once, to learn from. What is kept is *work*, the time that it would take on
 //! one TPC; on more it is taken to be faster by as much. (`lithos-policy` will know better.)
 //!
-//! The table has one place for each value of a hash; an operator that takes another one's place is new.
+//! The table has four places for each value of a hash; an operator that takes another one's place is new.
 //! All is a guess that costs a few microseconds where it is wrong, so threads need no order here.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -19,6 +19,8 @@ use crate::api::Launch;
 
 /// Operators that are told apart.
 const PLACES: usize = 4096;
+/// Places in which an operator can be.
+const WAYS: u16 = 4;
 /// A chain has at most so many atoms: a word of links, and the first atom.
 pub(crate) const ATOMS_MAX: u16 = 64;
 /// Into so many atoms a launch is cut to learn how long it takes.
@@ -57,15 +59,21 @@ impl Operators {
         (launch.function, launch.grid, launch.block).hash(&mut hasher);
         launch.shared_bytes.hash(&mut hasher);
         let key = hasher.finish() | 1;
-        #[expect(clippy::cast_possible_truncation, reason = "below 4096")]
-        let operator = Operator((key >> 32) as u16 % PLACES as u16);
-        let entry = self.entry(operator);
-        if entry.key.load(Relaxed) != key {
-            entry.work.store(0, Relaxed);
-            entry.marks.store(0, Relaxed);
-            entry.last.store(0, Relaxed);
-            entry.key.store(key, Relaxed);
+        let below = |bits: u64, bound: u64| u16::try_from(bits % bound).unwrap_or(0);
+        let first = below(key >> 32, PLACES as u64 / u64::from(WAYS)) * WAYS;
+        let ways = || (first..first + WAYS).map(Operator);
+        let held = |operator: &Operator| self.entry(*operator).key.load(Relaxed);
+        if let Some(known) = ways().find(|operator| held(operator) == key) {
+            return known;
         }
+        // If there is no room, one of those that are there gives way.
+        let free = ways().find(|operator| held(operator) == 0);
+        let operator = free.unwrap_or(Operator(first + below(key >> 8, WAYS.into())));
+        let entry = self.entry(operator);
+        entry.work.store(0, Relaxed);
+        entry.marks.store(0, Relaxed);
+        entry.last.store(0, Relaxed);
+        entry.key.store(key, Relaxed);
         operator
     }
 

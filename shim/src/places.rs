@@ -55,8 +55,10 @@ pub(crate) struct Held {
 impl Held {
     const TAKEN: u64 = 1 << 63;
 
-    fn pack(self) -> u64 {
+    /// As a word, with what tells it from another chain that had the same in the same tail before.
+    fn pack(self, generation: u64) -> u64 {
         Self::TAKEN
+            | (generation & 0x7f) << 56
             | u64::from(self.first & 0xff_ffff)
             | u64::from(self.atoms & 0xff) << 24
             | u64::from(self.tpcs & 0xff) << 32
@@ -129,6 +131,7 @@ impl Places {
             self.take_links(links, has_clusters)
         });
         let at = chains.tail(number);
+        at.number().store(number, Relaxed);
         let Some(first) = first else {
             at.publish_done(launch);
             owner.store(0, Release);
@@ -136,8 +139,9 @@ impl Places {
         };
         let held = Held { first, ..held };
         // Until it is published nobody takes it for one that has completed: the tail says 0.
-        at.published().store(0, Relaxed);
-        owner.store(held.pack(), Release);
+        at.published().store(0, Release);
+        let generation = number / self.tails.len() as u64;
+        owner.store(held.pack(generation), Release);
         operators.note_last(held.operator, tail);
         Some(held)
     }
@@ -214,7 +218,6 @@ impl Places {
         {
             operators.learn(held.operator, after_first_ns, held.atoms, held.tpcs);
         }
-        at.published().store(0, Release);
         self.free(held);
         owner.store(0, Release);
     }
@@ -289,8 +292,11 @@ mod tests {
                 tpcs,
                 ..wanted(operator(&operators), atoms)
             };
-            assert_eq!(Held::unpack(held.pack()), held);
-            assert!(held.pack() != 0 && held.pack() != BUSY);
+            for generation in [0, 1, u64::MAX] {
+                assert_eq!(Held::unpack(held.pack(generation)), held);
+                assert!(held.pack(generation) != 0 && held.pack(generation) != BUSY);
+            }
+            assert_ne!(held.pack(1), held.pack(2));
         }
     }
 

@@ -258,9 +258,8 @@ fn split_into(
         order = now;
         tail.shut()
             .fetch_max(u32::from(order == Order::Shut), Relaxed);
-        for gate in gates.clone() {
-            chains.gate(gate).word().store(order.gate_word(), Release);
-        }
+        // Not over what somebody has halted.
+        chains.store(&tail, order);
     }
 }
 

@@ -13,12 +13,14 @@
 //! tenant.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use lithos_abi::grant::Order;
 use lithos_device::high;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::{SigSet, SigmaskHow};
 
@@ -37,8 +39,19 @@ const LOOK_AT_GATES: Duration = Duration::from_millis(50);
 /// Bytes of stack: it calls nothing that recurses.
 const STACK_BYTES: usize = 128 << 10;
 
-/// Its descriptors, for a forked child to close: the copy of the connection, and the watch.
-static DESCRIPTORS: [AtomicI32; 2] = [const { AtomicI32::new(-1) }; 2];
+/// Its descriptors, for a forked child to close: the copy of the connection, the watch, and the bell.
+static DESCRIPTORS: [AtomicI32; 3] = [const { AtomicI32::new(-1) }; 3];
+
+/// Wakes the thread: from the first launch that is split on it has gates to look after.
+static BELL: OnceLock<EventFd> = OnceLock::new();
+
+/// Wakes the thread, if there is one.
+pub(crate) fn wake() {
+    if let Some(bell) = BELL.get() {
+        // It is woken already if the count is full.
+        let _ = bell.write(1);
+    }
+}
 
 /// Returns the thread's descriptors, -1 for one that it does not have.
 pub(crate) fn descriptors() -> impl Iterator<Item = RawFd> {
@@ -74,7 +87,14 @@ pub(crate) fn start() {
 
 fn watch(contexts: &Contexts) {
     let folder = Folder::new(contexts);
+    let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+    if let Ok(bell) = EventFd::from_flags(flags) {
+        DESCRIPTORS[2].store(bell.as_fd().as_raw_fd(), Ordering::Relaxed);
+        let _ = BELL.set(bell);
+    }
     loop {
+        // Before the connection is waited for: whoever has it may wait for the daemon.
+        let look = open_deserted(contexts);
         let connection = {
             let mut link = contexts.lock();
             let anew = link.connection().is_some_and(Connection::is_replaced);
@@ -87,7 +107,7 @@ fn watch(contexts: &Contexts) {
                 high::duplicate(descriptor).ok()
             })
         };
-        wait(connection, folder.as_ref(), open_deserted(contexts));
+        wait(connection, folder.as_ref(), look);
     }
 }
 
@@ -97,7 +117,7 @@ fn open_deserted(contexts: &Contexts) -> Option<Duration> {
     let now_ns = clock::kernel_ns();
     let mut look = None;
     contexts.each(|managed| {
-        if managed.splits() {
+        if managed.has_split() {
             look = Some(LOOK_AT_GATES);
         }
         if managed.channel().grant().is_deserted_at(now_ns) {
@@ -118,6 +138,10 @@ fn wait(connection: Option<OwnedFd>, folder: Option<&Folder>, look: Option<Durat
     if let Some(folder) = folder {
         fds.push(PollFd::new(folder.0.as_fd(), PollFlags::POLLIN));
     }
+    let bell = BELL.get();
+    if let Some(bell) = bell {
+        fds.push(PollFd::new(bell.as_fd(), PollFlags::POLLIN));
+    }
     // Without a connection the folder itself may be gone, and come back as another one.
     let timeout = match (&connection, folder) {
         (Some(_), Some(_)) => look,
@@ -128,6 +152,10 @@ fn wait(connection: Option<OwnedFd>, folder: Option<&Folder>, look: Option<Durat
         None => PollTimeout::NONE,
     };
     let _ = poll(&mut fds, timeout);
+    if let Some(bell) = bell {
+        // It does not block: nothing may have come.
+        let _ = bell.read();
+    }
     if let Some(folder) = folder {
         // What happened does not matter, only that the watch waits anew.
         while folder.0.read_events().is_ok() {}

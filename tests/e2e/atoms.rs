@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use crate::support::*;
 
-/// A latency-critical partition, and one of best effort whose launches are split. What is not known to be
-/// short is cut into eight atoms.
+/// A latency-critical partition, and two of best effort whose launches are split, one of which borrows. What
+/// is not known to be short is cut into eight atoms.
 const SPLIT: &str = r#"
 [[partition]]
 name = "lc"
@@ -20,14 +20,25 @@ name = "be"
 class = "be"
 guarantee = 4
 atom_us = 100
+
+[[partition]]
+name = "borrows"
+class = "be"
+guarantee = 1
+atom_us = 100
+borrow = true
 "#;
 
 /// Launches of random shapes; the first is not split, and finds out that the others are to be.
 const EXACT: [&str; 2] = ["exact", "--wait-for-line"];
 
 fn exact(bed: &Turn, more: &[&str]) -> Process {
+    exact_in(bed, "be", more)
+}
+
+fn exact_in(bed: &Turn, partition: &str, more: &[&str]) -> Process {
     let arguments = [&EXACT, more].concat();
-    let mut tenant = tenant(bed, "be", &arguments);
+    let mut tenant = tenant(bed, partition, &arguments);
     assert_eq!(tenant.json().expect("a start")["running"], true);
     tenant
 }
@@ -107,7 +118,7 @@ fn a_partition_whose_launches_are_not_split_cannot_be_held() {
     let said = lithos_refuses(&bed, &["hold", "lc"]);
     assert!(said.contains("--atom-us"), "{said}");
     let said = lithos_refuses(&bed, &["squeeze", "nobody"]);
-    assert!(said.contains("be, lc"), "{said}");
+    assert!(said.contains("be, borrows, lc"), "{said}");
     lithos(&bed, &["release", "lc"]);
 }
 
@@ -137,18 +148,18 @@ fn a_squeezed_partition_runs_on_two_tpcs_and_moves() {
 }
 
 #[test]
-fn best_effort_is_held_up_while_somebody_latency_critical_is_active() {
+fn best_effort_that_borrows_is_held_up_while_somebody_latency_critical_is_active() {
     let bed = managed_gpu(SPLIT);
-    let mut effort = exact(&bed, &["--launches", "40"]);
+    let mut effort = exact_in(&bed, "borrows", &["--launches", "300"]);
     effort.tell().expect("a listener");
     bed.status_until("chains", |status| {
-        (number(chains(status, "running")) > 0).then_some(())
+        (number(&channel(status, "borrows")["counters"]["split"]) > 0).then_some(())
     })
     .expect("launches are split");
     let mut critical = tenant(&bed, "lc", &["be", "--until-eof"]);
     assert_eq!(critical.json().expect("a start")["running"], true);
     bed.status_until("a hold", |status| {
-        (number(chains(status, "holds")) > 0).then_some(())
+        (number(&channel(status, "borrows")["chains"]["holds"]) > 0).then_some(())
     })
     .expect("it is held up");
     let report = critical
@@ -159,6 +170,23 @@ fn best_effort_is_held_up_while_somebody_latency_critical_is_active() {
     assert_eq!(report["blocks"], report["blocks_expected"]);
     assert_eq!(effort.json().expect("its launches")["running"], true);
     ends_exactly(effort);
+}
+
+#[test]
+fn a_held_launch_goes_on_while_the_daemon_is_stopped() {
+    let mut bed = managed_gpu(SPLIT);
+    let mut held = exact(&bed, &["--launches", "12"]);
+    lithos(&bed, &["hold", "be"]);
+    held.tell().expect("a listener");
+    until_held(&bed);
+    let mut signal = |signal| {
+        let daemon = bed.daemon().expect("a daemon");
+        daemon.signal(signal).expect("a process");
+    };
+    signal(Signal::SIGSTOP);
+    assert_eq!(held.json().expect("its launches")["running"], true);
+    ends_exactly(held);
+    signal(Signal::SIGCONT);
 }
 
 #[test]

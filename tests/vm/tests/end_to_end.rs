@@ -41,7 +41,7 @@ macro_rules! also_over_the_kernels_broker {
 also_over_the_kernels_broker! {
     atoms:
         a_held_launch_goes_on_when_the_daemon_is_killed,
-        best_effort_is_held_up_while_somebody_latency_critical_is_active;
+        best_effort_that_borrows_is_held_up_while_somebody_latency_critical_is_active;
     confined:
         every_launch_in_the_ring_carries_a_mask_within_its_grant;
     life:

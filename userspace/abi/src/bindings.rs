@@ -428,7 +428,8 @@ pub struct lithos_tail {
     pub first: __u32,
     pub zero2: __u32,
     pub first_gpu_ns: __u64,
-    pub reserved2: [__u64; 8usize],
+    pub number: __u64,
+    pub reserved2: [__u64; 7usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -453,8 +454,10 @@ const _: () = {
     ["Offset of field: lithos_tail::zero2"][::core::mem::offset_of!(lithos_tail, zero2) - 436usize];
     ["Offset of field: lithos_tail::first_gpu_ns"]
         [::core::mem::offset_of!(lithos_tail, first_gpu_ns) - 440usize];
+    ["Offset of field: lithos_tail::number"]
+        [::core::mem::offset_of!(lithos_tail, number) - 448usize];
     ["Offset of field: lithos_tail::reserved2"]
-        [::core::mem::offset_of!(lithos_tail, reserved2) - 448usize];
+        [::core::mem::offset_of!(lithos_tail, reserved2) - 456usize];
 };
 impl Default for lithos_tail {
     fn default() -> Self {

@@ -15,8 +15,10 @@ use crate::arena::region;
 use crate::bindings::*;
 use crate::grant::Order;
 
-/// What is left of a chain that is halted: the atoms that run.
-const HALTED_NS: u64 = 5_000_000;
+/// What is left of a chain that is halted: the atom that runs.
+const HALTED_NS: u64 = 1_000_000;
+/// The most gates of a chain.
+const GATES_MAX: u32 = 63;
 /// Words of a descriptor.
 const DESCRIPTOR_WORDS: usize = 96;
 /// From one atom to the next, and from a gate to its bounce.
@@ -151,14 +153,22 @@ impl<'a> Chains<'a> {
             let word = self.gate(gate).word();
             let found = word.load(Relaxed);
             if found != order.gate_word() && found != LITHOS_GATE_HALTED {
-                word.store(order.gate_word(), Release);
-                has_stored = true;
+                // Unless somebody else has just stored there: a halt, which must stay, or the same.
+                let stored = word.compare_exchange(found, order.gate_word(), Release, Relaxed);
+                has_stored |= stored.is_ok();
             }
         }
         if order == Order::Halt {
             tail.remaining_ns().store(HALTED_NS, Relaxed);
         }
         has_stored
+    }
+
+    /// Returns whether the chain of a launch is known to have begun: an atom has completed, or a gate was found
+    /// shut.
+    pub fn has_begun(&self, tail: &Tail<'_>, published: u64) -> bool {
+        let mut gates = self.gates_of(tail).map(|gate| self.gate(gate));
+        tail.is_first_done(published) || gates.any(|gate| gate.was_waited_at(published))
     }
 
     /// Returns whether the chain of a launch stands still before a shut gate: all atoms before it have
@@ -197,7 +207,7 @@ impl<'a> Chains<'a> {
     #[inline]
     pub fn gates_of(&self, tail: &Tail<'_>) -> Range<u32> {
         let first = tail.first_gate().load(Relaxed).min(self.counts.gates);
-        let count = tail.gates().load(Relaxed);
+        let count = tail.gates().load(Relaxed).min(GATES_MAX);
         first..first.saturating_add(count).min(self.counts.gates)
     }
 }
@@ -277,6 +287,12 @@ impl<'a> Tail<'a> {
     #[inline]
     pub fn published(&self) -> &'a AtomicU64 {
         self.page.word(self.at + offset_of!(lithos_tail, published))
+    }
+
+    /// Returns `number`.
+    #[inline]
+    pub fn number(&self) -> &'a AtomicU64 {
+        self.page.word(self.at + offset_of!(lithos_tail, number))
     }
 
     /// Returns `remaining_ns`.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! The gatekeeper: a thread that sees who is active and shuts and opens gates, within microseconds.
 //!
-//! Best effort is held up while somebody latency-critical is active on its GPU (`lithos_policy::Activity`);
+//! Best effort that borrows is held up while somebody latency-critical is active on its GPU (`lithos_policy::Activity`);
 //! who is active is seen in the rings, without a system call of anybody's. The thread looks all the time
 //! only while that can matter; else it sleeps, and has itself woken by whoever changes that:
 //!
@@ -25,6 +25,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use lithos_abi::grant::Order;
 use lithos_device::pages::LivePages;
 use lithos_policy::{Activity, ChannelId, Class, GpuId, Hand, Nanos, TpcSet};
 
@@ -73,6 +74,9 @@ impl Drop for Gatekeeper {
 impl Gatekeeper {
     /// Watches over a channel from now on.
     pub(crate) fn add(&self, id: ChannelId, gpu: GpuId, live: LivePages) {
+        // A scheduler before this one may have left something else.
+        live.order(Order::Open);
+        live.ask_to_ring(0);
         let member = Arc::new(Member::new(gpu, live));
         self.0.lock().insert(id, member);
         self.0.changed();
@@ -82,9 +86,15 @@ impl Gatekeeper {
     }
 
     /// Changes what an operator wants of a channel.
-    pub(crate) fn set(&self, id: ChannelId, class: Class, hand: Hand, squeezed: Option<TpcSet>) {
+    pub(crate) fn set(
+        &self,
+        id: ChannelId,
+        (class, borrows): (Class, bool),
+        hand: Hand,
+        squeezed: Option<TpcSet>,
+    ) {
         if let Some(member) = self.0.lock().get(&id) {
-            member.set(class, hand, squeezed);
+            member.set((class, borrows), hand, squeezed);
         }
         self.0.changed();
     }
@@ -125,7 +135,14 @@ impl Gatekeeper {
         }
         let shared = Arc::clone(&self.0);
         let builder = std::thread::Builder::new().name("gatekeeper".into());
-        builder.spawn(move || Keeper::new(shared).keep())?;
+        builder.spawn(move || {
+            let keep = || Keeper::new(shared).keep();
+            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(keep)).is_err() {
+                // Gates would stay as they are, and nobody would know: without a daemon they open.
+                tracing::error!("the gatekeeper has failed");
+                std::process::abort();
+            }
+        })?;
         Ok(())
     }
 }
@@ -234,7 +251,10 @@ impl Keeper {
         let mut shut = None;
         for member in &self.members {
             let activity = self.gpus.get(&member.gpu).copied().unwrap_or_default();
-            let holds = activity.holds(now, member.class(), member.hand());
+            let holds = match member.hand() {
+                Hand::Held => true,
+                hand => member.is_in_the_way() && activity.holds(now, member.class(), hand),
+            };
             if member.order(holds, now) && member.hand() != Hand::Held {
                 shut = Some(member.gpu);
             }
@@ -271,10 +291,10 @@ impl Keeper {
             if !member.has_chains() {
                 continue;
             }
-            let others = |other: &&Arc<Member>| {
+            let is_critical = |other: &Arc<Member>| {
                 other.gpu == member.gpu && other.class() == Class::LatencyCritical
             };
-            if member.class() != Class::BestEffort || !self.members.iter().any(|m| others(&m)) {
+            if !member.is_in_the_way() || !self.members.iter().any(is_critical) {
                 // Nothing but the watch over what moves.
                 wakefulness = Wakefulness::Dozing;
                 continue;
@@ -292,11 +312,12 @@ impl Keeper {
     /// find in its way, one of best effort if it could be in anybody's way.
     fn concerns(&self, member: &Member) -> bool {
         let class = member.class();
-        self.members.iter().any(|other| {
-            other.gpu == member.gpu
-                && other.class() != class
-                && (class == Class::BestEffort || other.has_chains())
-        })
+        (class == Class::LatencyCritical || member.is_in_the_way())
+            && self.members.iter().any(|other| {
+                other.gpu == member.gpu
+                    && other.class() != class
+                    && (class == Class::BestEffort || other.is_in_the_way() && other.has_chains())
+            })
     }
 
     /// Sleeps until a channel of this class launches something, something has changed, or time is up.
@@ -375,9 +396,10 @@ fn wait(words: &[(&AtomicU32, u32)], limit: Duration) {
             libc::CLOCK_MONOTONIC,
         )
     };
-    let failed = result == -1 && io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS);
-    if failed {
-        // A kernel before 5.16: looks as often as while it dozes.
+    let error = io::Error::last_os_error().raw_os_error();
+    let has_waited = [libc::EAGAIN, libc::EINTR, libc::ETIMEDOUT];
+    if result == -1 && !error.is_some_and(|error| has_waited.contains(&error)) {
+        // A kernel before 5.16, or one that does not let us: looks as often as while it dozes.
         std::thread::sleep(limit.min(DOZE));
     }
 }

@@ -17,6 +17,7 @@ use lithos_policy::{
 
 use crate::broker::{Answer, Arrival, Broker};
 use crate::gpu::Gpu;
+use crate::operator::Known;
 
 /// TPCs of a channel that is squeezed.
 const SQUEEZED_TPCS: u32 = 2;
@@ -94,9 +95,11 @@ impl Broker {
         let fail_static = self.fail_static(id, tpcs);
         let view = self.scheduler.channel(id);
         let known = view.and_then(|view| self.partitions.known(view.partition.as_str()));
-        let (class, hand, atom_us) = match known {
-            Some(known) => (known.entry.class.into(), known.hand, known.entry.atom_us()),
-            None => (Class::LatencyCritical, Hand::Released, 0),
+        let (kind, hand, atom_us) = match known {
+            Some(Known { entry, hand, .. }) => {
+                ((entry.class.into(), entry.borrow), *hand, entry.atom_us())
+            }
+            None => ((Class::LatencyCritical, false), Hand::Released, 0),
         };
         let squeezed = (hand == Hand::Squeezed).then(|| self.squeezed(id, tpcs));
         let borrowed = self.borrowed(id).unwrap_or_default();
@@ -110,7 +113,7 @@ impl Broker {
             ..words(tpcs)
         };
         let sequence = (channel.pages).publish_with(&grant, &words(fail_static));
-        self.gates.set(id, class, hand, squeezed);
+        self.gates.set(id, kind, hand, squeezed);
         // Until a channel is taken over its launches may follow another page.
         let reserved = match channel.arrival {
             Arrival::HandedOver { .. } => u64::MAX,

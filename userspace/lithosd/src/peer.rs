@@ -4,6 +4,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::Path;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
@@ -80,9 +81,28 @@ pub(crate) fn watch(process: Process) -> io::Result<Option<OwnedFd>> {
 pub(crate) fn is_ending(process: Process) -> bool {
     /// `PF_EXITING`.
     const EXITING: u64 = 4;
-    read_stat(process.pid).map_or(true, |stat| {
-        stat.start_ticks != process.start_ticks || stat.flags & EXITING != 0
-    })
+    let stat = match read_stat(process.pid) {
+        Ok(stat) => stat,
+        Err(error) => return has_gone(&error),
+    };
+    if stat.start_ticks != process.start_ticks {
+        return true;
+    }
+    // The first thread can end before the others.
+    let threads = fs::read_dir(format!("/proc/{}/task", process.pid));
+    let lives = |thread: fs::DirEntry| {
+        let stat = read_stat_at(&thread.path().join("stat"));
+        stat.is_ok_and(|stat| stat.flags & EXITING == 0)
+    };
+    stat.flags & EXITING != 0
+        && match threads {
+            Ok(mut threads) => !threads.any(|thread| thread.is_ok_and(lives)),
+            Err(error) => has_gone(&error),
+        }
+}
+
+fn has_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
 
 /// Sends a signal to the process of a descriptor, and to no other.
@@ -122,7 +142,11 @@ struct Stat {
 }
 
 fn read_stat(pid: i32) -> io::Result<Stat> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    read_stat_at(Path::new(&format!("/proc/{pid}/stat")))
+}
+
+fn read_stat_at(path: &Path) -> io::Result<Stat> {
+    let stat = fs::read_to_string(path)?;
     // The program's name comes second, in parentheses, and may hold anything.
     let after_name = stat.rsplit_once(')').map(|(_, rest)| rest);
     let read = |rest: &str| {
@@ -133,7 +157,7 @@ fn read_stat(pid: i32) -> io::Result<Stat> {
         })
     };
     let stat = after_name.and_then(read);
-    stat.ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat is not as expected")))
+    stat.ok_or_else(|| io::Error::other(format!("{} is not as expected", path.display())))
 }
 
 fn open_pidfd(pid: i32) -> io::Result<OwnedFd> {

@@ -11,16 +11,16 @@
 //!   its gates                         | as ordered  ... not yet ...        | as ordered, by the tenant
 //! ```
 //!
-//! A chain is *stuck* if its gates are shut and it does not stand before one of them, with all atoms before
+//! A chain is *stuck* if it has begun, its gates are shut, and it does not stand before one of them, with all atoms before
 //! that complete, although the atom that runs should long have ended: its blocks wait for blocks behind the
 //! gate. (To have come to a gate is not enough: an atom schedules it when its last block has started.) It is opened then, and the tenant
 //! told not to split its operator again.
 
-use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use lithos_abi::chain::Tail;
 use lithos_abi::grant::Order;
-use lithos_abi::ring::{Progress, Read, RingReader};
+use lithos_abi::ring::Read;
 use lithos_device::pages::LivePages;
 use lithos_policy::{Nanos, TpcSet};
 
@@ -34,8 +34,8 @@ const STUCK: Nanos = Nanos(10_000_000);
 const UNPREDICTED: Nanos = Nanos(1_000_000_000);
 /// A chain has stalled if it takes so many times what was predicted, and [`UNPREDICTED`] besides.
 const STALLED: u64 = 10;
-/// Launches that are looked at to find the one before in the same stream.
-const BEFORE: u64 = 64;
+/// How often the gates of all are looked at although they should be as ordered.
+const LOOK_AGAIN: Nanos = Nanos(1_000_000_000);
 
 #[derive(Debug, Default)]
 pub(super) struct Chains {
@@ -49,6 +49,8 @@ pub(super) struct Chains {
     since: Nanos,
     squeezed: Option<TpcSet>,
     seen: Seen,
+    /// When the gates of all were last looked at.
+    looked: Nanos,
 }
 
 /// A chain that may still run, or has a number and is not published yet.
@@ -66,7 +68,7 @@ struct Followed {
     /// It is let pass whatever is ordered.
     is_stuck: bool,
     is_stalled: bool,
-    /// When it was first seen with nothing before it in its stream.
+    /// When it was first seen to have begun.
     first: Option<Nanos>,
 }
 
@@ -137,29 +139,35 @@ impl Chains {
     /// Takes in chains that have begun, and drops those that are done.
     pub(super) fn follow(&mut self, live: &LivePages) {
         let Some(chains) = live.chains() else {
+            self.last = live.ring().chains();
             return;
         };
         let tails = u64::from(chains.tails());
         let begun = live.ring().chains();
         let forgotten = begun.saturating_sub(tails);
+        let is_first_look = self.last == 0;
         self.taken.resize(chains.tails() as usize, false);
         let Self {
             taken, followed, ..
         } = self;
         #[expect(clippy::cast_possible_truncation, reason = "below a u32")]
         let place = |number: u64| (number % tails) as usize;
-        // A number that was not published is given up when its tail is another one's.
-        followed.retain(|chain| {
+        followed.retain_mut(|chain| {
             let tail = chains.tail(chain.number);
-            let stays = match tail.published().load(Relaxed) {
-                0 => chain.number > forgotten,
-                published => !tail.is_done(published),
+            let number = tail.number().load(Acquire);
+            if number > chain.number && place(number) == place(chain.number) {
+                // Another one has the tail since.
+                *chain = Followed::new(number, true);
+            }
+            // A number that does not come is given up when another one could have its tail.
+            let stays = match tail.published().load(Acquire) {
+                published if published != 0 && number == chain.number => !tail.is_done(published),
+                _ => chain.number > forgotten,
             };
             taken[place(chain.number)] &= stays;
             stays
         });
         // At most one for each tail, and none twice, whatever the tenant says.
-        let is_first_look = self.last == 0;
         for number in self.last.max(forgotten).saturating_add(1)..=begun {
             if !std::mem::replace(&mut taken[place(number)], true) {
                 followed.push(Followed::new(number, !is_first_look));
@@ -208,25 +216,32 @@ impl Chains {
                 store(live, &tail, order);
                 chain.gates = Some(order);
             }
-            if chain.squeezed != self.squeezed {
-                narrow(live, &tail, launch, self.squeezed);
+            if chain.squeezed != self.squeezed && narrow(live, &tail, launch, self.squeezed) {
                 chain.squeezed = self.squeezed;
             }
         }
         true
     }
 
-    /// Looks for chains that do not move.
+    /// Looks for chains that do not move, and now and then at the gates of all: somebody else may have stored
+    /// there, who thought that nobody schedules, or was a scheduler himself and did not know that he is none
+    /// any more.
     pub(super) fn inspect(&mut self, live: &LivePages, now: Nanos) {
         let Some(chains) = live.chains() else {
             return;
         };
+        if now.0.saturating_sub(self.looked.0) >= LOOK_AGAIN.0 {
+            self.looked = now;
+            for chain in &mut self.followed {
+                (chain.gates, chain.is_new) = (None, false);
+            }
+        }
         for chain in &mut self.followed {
             let tail = chains.tail(chain.number);
             let Some(published) = tail.running() else {
                 continue;
             };
-            if chain.first.is_none() && is_first(live, published) {
+            if chain.first.is_none() && chains.has_begun(&tail, published) {
                 chain.first = Some(now);
             }
             let Some(first) = chain.first else {
@@ -244,10 +259,15 @@ impl Chains {
                     chain.is_stuck = true;
                     self.seen.stuck += 1;
                     tail.stuck().store(1, Release);
-                    tracing::warn!(
-                        launch = published,
-                        "a launch could not go on while its gates were shut; it is not split again"
-                    );
+                    // A tenant can say what it likes, as often as it likes.
+                    if self.seen.stuck.is_power_of_two() {
+                        let number = self.seen.stuck;
+                        tracing::warn!(
+                            launch = published,
+                            number,
+                            "a launch could not go on while its gates were shut; it is not split again"
+                        );
+                    }
                 }
             }
             let limit = predicted
@@ -256,10 +276,14 @@ impl Chains {
             if self.order == Order::Open && !chain.is_stalled && since > limit {
                 chain.is_stalled = true;
                 self.seen.stalled += 1;
-                tracing::warn!(
-                    launch = published,
-                    "a launch does not move although its gates are open"
-                );
+                if self.seen.stalled.is_power_of_two() {
+                    let number = self.seen.stalled;
+                    tracing::warn!(
+                        launch = published,
+                        number,
+                        "a launch does not move although its gates are open"
+                    );
+                }
             }
         }
     }
@@ -278,12 +302,13 @@ fn store(live: &LivePages, tail: &Tail<'_>, order: Order) {
 
 /// Has the atoms of a chain that have not started use these TPCs only, of those that its launch has; or
 /// all those.
-fn narrow(live: &LivePages, tail: &Tail<'_>, published: u64, to: Option<TpcSet>) {
+/// Returns whether that is so now.
+fn narrow(live: &LivePages, tail: &Tail<'_>, published: u64, to: Option<TpcSet>) -> bool {
     let Some(chains) = live.chains() else {
-        return;
+        return true;
     };
     let Read::Record(record) = live.ring().read(published) else {
-        return;
+        return false;
     };
     let all = TpcSet::from_words(record.tpcs.words);
     let some = to.map_or(all, |to| to & all);
@@ -292,20 +317,6 @@ fn narrow(live: &LivePages, tail: &Tail<'_>, published: u64, to: Option<TpcSet>)
     for gate in chains.gates_of(tail) {
         chains.narrow(gate, allowed.words());
     }
-}
-
-/// Returns whether a launch is the first of its stream that has not completed, as far as its ring tells.
-fn is_first(live: &LivePages, launch: u64) -> bool {
-    let ring: &RingReader<'_> = live.ring();
-    let Read::Record(record) = ring.read(launch) else {
-        return false;
-    };
-    for before in (launch.saturating_sub(BEFORE).max(1)..launch).rev() {
-        if let Read::Record(other) = ring.read(before)
-            && other.stream == record.stream
-        {
-            return ring.progress(before, live.stamps()) == Progress::Ended;
-        }
-    }
-    launch <= BEFORE
+    // Else these may have been another one's, which gets its own in the next turn.
+    tail.published().load(Acquire) == published
 }

@@ -14,6 +14,10 @@ use super::chains::Chains;
 
 /// For how long a launch without a record counts as one that is about to come.
 const WITHOUT_RECORD: Nanos = Nanos(10_000_000);
+/// For how long one that does not complete counts: a context that has failed completes nothing any more.
+const UNDER_WAY: Nanos = Nanos(1_000_000_000);
+/// Launches that are passed in one look.
+const LOOKS: u32 = 1024;
 
 /// A channel.
 #[derive(Debug)]
@@ -35,6 +39,8 @@ pub(crate) struct Member {
 struct Wish {
     class: Class,
     hand: Hand,
+    /// It uses TPCs of latency-critical partitions.
+    borrows: bool,
 }
 
 /// Which of its launches are known to have ended.
@@ -42,8 +48,8 @@ struct Wish {
 struct Launches {
     /// All before this one.
     oldest: u64,
-    /// Since when that has had no record.
-    without_record: Option<Nanos>,
+    /// Since when that has been the oldest.
+    since: Option<Nanos>,
 }
 
 /// What was seen of a channel's chains, for status.
@@ -73,10 +79,11 @@ impl Member {
             wish: Mutex::new(Wish {
                 class: Class::LatencyCritical,
                 hand: Hand::Released,
+                borrows: false,
             }),
             launches: Mutex::new(Launches {
                 oldest,
-                without_record: None,
+                since: None,
             }),
             unsettled: AtomicBool::new(true),
             running: AtomicU64::new(0),
@@ -91,9 +98,24 @@ impl Member {
         lock(&self.wish).hand
     }
 
+    /// Returns whether it could be in the way of somebody latency-critical.
+    pub(crate) fn is_in_the_way(&self) -> bool {
+        let wish = *lock(&self.wish);
+        wish.class == Class::BestEffort && wish.borrows
+    }
+
     /// Changes what is wanted; `squeezed` are the TPCs that atoms to come may use, if they are few.
-    pub(crate) fn set(&self, class: Class, hand: Hand, squeezed: Option<TpcSet>) {
-        *lock(&self.wish) = Wish { class, hand };
+    pub(crate) fn set(
+        &self,
+        (class, borrows): (Class, bool),
+        hand: Hand,
+        squeezed: Option<TpcSet>,
+    ) {
+        *lock(&self.wish) = Wish {
+            class,
+            hand,
+            borrows,
+        };
         lock(&self.chains).squeeze(squeezed);
         self.unsettled.store(true, Ordering::Relaxed);
     }
@@ -106,21 +128,29 @@ impl Member {
         // What the ring does not hold any more has ended.
         let held = reserved.saturating_sub(u64::from(ring.records())) + 1;
         launches.oldest = launches.oldest.max(held);
-        while launches.oldest <= reserved {
-            match ring.progress(launches.oldest, stamps) {
-                Progress::UnderWay => return true,
-                Progress::Unwritten => {
-                    let since = *launches.without_record.get_or_insert(now);
-                    if now.0.saturating_sub(since.0) < WITHOUT_RECORD.0 {
-                        return true;
-                    }
-                }
-                Progress::Ended => {}
+        for _ in 0..LOOKS {
+            if launches.oldest > reserved {
+                return false;
             }
-            launches.without_record = None;
-            launches.oldest += 1;
+            let patience = match ring.progress(launches.oldest, stamps) {
+                Progress::UnderWay => Some(UNDER_WAY),
+                Progress::Unwritten => Some(WITHOUT_RECORD),
+                Progress::Ended => None,
+            };
+            if let Some(patience) = patience {
+                let since = *launches.since.get_or_insert(now);
+                if now.0.saturating_sub(since.0) < patience.0 {
+                    return true;
+                }
+            }
+            launches.since = None;
+            let Some(next) = launches.oldest.checked_add(1) else {
+                return false;
+            };
+            launches.oldest = next;
         }
-        false
+        // It has launched so much since the last look that the rest is for the next.
+        true
     }
 
     /// Returns the oldest launch that was not known to have completed at the last look, if any.

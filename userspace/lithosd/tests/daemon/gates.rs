@@ -59,6 +59,7 @@ impl Tenant {
         let sequence = launch(&self.channel);
         let number = self.channel.ring().begin_chain();
         let tail = self.chains().tail(number);
+        tail.number().store(number, Relaxed);
         for gate in first..first + gates {
             self.chains()
                 .gate(gate)
@@ -144,9 +145,9 @@ fn a_chain_that_is_published_with_open_gates_after_the_order_is_found() {
 }
 
 #[test]
-fn best_effort_is_held_up_while_somebody_latency_critical_is_active() {
+fn best_effort_that_borrows_is_held_up_while_somebody_latency_critical_is_active() {
     let daemon = Daemon::start(SPLIT);
-    let (critical, effort) = (Tenant::of(&daemon, "lc"), Tenant::of(&daemon, "be"));
+    let (critical, effort) = (Tenant::of(&daemon, "lc"), Tenant::of(&daemon, "borrows"));
     effort.publish(0, 7, LONG_NS);
     for round in 1..=20 {
         let active = launch(&critical.channel);
@@ -166,7 +167,7 @@ fn best_effort_is_held_up_while_somebody_latency_critical_is_active() {
 #[test]
 fn a_launch_that_never_comes_does_not_keep_best_effort_waiting() {
     let daemon = Daemon::start(SPLIT);
-    let (critical, effort) = (Tenant::of(&daemon, "lc"), Tenant::of(&daemon, "be"));
+    let (critical, effort) = (Tenant::of(&daemon, "lc"), Tenant::of(&daemon, "borrows"));
     effort.publish(0, 7, LONG_NS);
     critical.channel.ring().reserve();
     eventually("the gates are shut", || {
@@ -190,8 +191,13 @@ fn a_launch_that_never_comes_does_not_keep_best_effort_waiting() {
 fn a_chain_that_cannot_go_on_behind_shut_gates_is_let_pass_and_one_that_waits_there_is_not() {
     let daemon = Daemon::start(SPLIT);
     let tenant = Tenant::of(&daemon, "be");
-    let (_, stuck) = tenant.publish(0, 7, 1_000);
+    let (sequence, stuck) = tenant.publish(0, 7, 1_000);
     order(&daemon, "be", Hand::Held);
+    eventually("the gates are shut", || {
+        tenant.gates_are(0..7, LITHOS_GATE_SHUT)
+    });
+    // Its last block has started, so it has come to the gate; but it does not complete.
+    tenant.stamp(tenant.chains().gate(0).waiting_address(), sequence);
     eventually("it is let pass", || {
         stuck.stuck().load(Acquire) == 1 && tenant.gates_are(0..7, LITHOS_GATE_OPEN)
     });
@@ -215,10 +221,43 @@ fn a_chain_that_cannot_go_on_behind_shut_gates_is_let_pass_and_one_that_waits_th
     });
     // As long as it takes to find out about another one.
     let later = Tenant::of(&daemon, "be");
-    let (_, stuck) = later.publish(0, 7, 1_000);
+    let (sequence, stuck) = later.publish(0, 7, 1_000);
+    later.stamp(later.chains().gate(0).waiting_address(), sequence);
     eventually("the other is let pass", || stuck.stuck().load(Acquire) == 1);
     assert_eq!(waits.stuck().load(Acquire), 0);
     assert!(other.gates_are(0..7, LITHOS_GATE_SHUT));
+}
+
+#[test]
+fn a_launch_that_waits_for_others_is_not_taken_for_stuck() {
+    let daemon = Daemon::start(SPLIT);
+    let tenant = Tenant::of(&daemon, "be");
+    let (_, waits) = tenant.publish(0, 7, 1_000);
+    order(&daemon, "be", Hand::Held);
+    let other = Tenant::of(&daemon, "be");
+    let (sequence, stuck) = other.publish(0, 7, 1_000);
+    other.stamp(other.chains().gate(0).waiting_address(), sequence);
+    eventually("the other is let pass", || stuck.stuck().load(Acquire) == 1);
+    assert_eq!(waits.stuck().load(Acquire), 0);
+    assert!(tenant.gates_are(0..7, LITHOS_GATE_SHUT));
+}
+
+#[test]
+fn gates_that_somebody_else_has_opened_are_shut_again() {
+    let daemon = Daemon::start(SPLIT);
+    let tenant = Tenant::of(&daemon, "be");
+    tenant.publish(0, 7, LONG_NS);
+    order(&daemon, "be", Hand::Held);
+    eventually("the gates are shut", || {
+        tenant.gates_are(0..7, LITHOS_GATE_SHUT)
+    });
+    for gate in 2..5 {
+        let word = tenant.chains().gate(gate).word();
+        word.store(LITHOS_GATE_OPEN, Release);
+    }
+    eventually("they are shut again", || {
+        tenant.gates_are(0..7, LITHOS_GATE_SHUT)
+    });
 }
 
 #[test]
