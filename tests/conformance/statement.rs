@@ -134,10 +134,5 @@ impl Statement {
 
 /// The simulated GPU. Statements are about what happens, not when: it may lag.
 fn simulation() -> Simulation {
-    Simulation {
-        gpus: 1,
-        tpcs: SIMULATED_TPCS,
-        clock_mhz: 1.0,
-        tolerance_ms: 60_000,
-    }
+    Simulation::of_tpcs(SIMULATED_TPCS)
 }

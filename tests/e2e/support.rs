@@ -65,12 +65,7 @@ pub(crate) fn on(hardware: &Hardware) -> Turn {
 
 /// The simulated GPU. These tests are about what happens, not when: it may lag.
 pub(crate) fn simulation() -> Simulation {
-    Simulation {
-        gpus: 1,
-        tpcs: SIMULATED_TPCS,
-        clock_mhz: 1.0,
-        tolerance_ms: 60_000,
-    }
+    Simulation::of_tpcs(SIMULATED_TPCS)
 }
 
 /// Two partitions with a guarantee of four TPCs each, and no more than that.

@@ -81,12 +81,7 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> anyhow::Result<bool> {
     let hardware = match cli.gpu {
         GpuKind::Real => Hardware::Real,
-        GpuKind::Simulated => Hardware::Simulated(Simulation {
-            gpus: 1,
-            tpcs: 16,
-            clock_mhz: 1.0,
-            tolerance_ms: 60_000,
-        }),
+        GpuKind::Simulated => Hardware::Simulated(Simulation::of_tpcs(16)),
     };
     let programs = Programs::beside_this()?;
     let commit = cli.commit.clone().unwrap_or_else(figures::commit);

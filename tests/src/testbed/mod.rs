@@ -45,6 +45,18 @@ pub struct Simulation {
     pub tolerance_ms: u64,
 }
 
+impl Simulation {
+    /// One GPU of so many TPCs for what is about what happens, not when: it may lag.
+    pub fn of_tpcs(tpcs: u32) -> Self {
+        Self {
+            gpus: 1,
+            tpcs,
+            clock_mhz: 1.0,
+            tolerance_ms: 60_000,
+        }
+    }
+}
+
 /// Where the programs are: beside each other in one folder.
 #[derive(Clone, Debug)]
 pub struct Programs {

@@ -257,12 +257,7 @@ fn thousand() -> (f64, f64) {
 fn launches() -> f64 {
     let _module = Module::insert(LITHOS, PARAMETERS).expect("lithos.ko can be inserted");
     let programs = Programs::in_folder(Path::new(PROGRAMS)).expect("programs");
-    let hardware = Hardware::Simulated(Simulation {
-        gpus: 1,
-        tpcs: 8,
-        clock_mhz: 1.0,
-        tolerance_ms: 60_000,
-    });
+    let hardware = Hardware::Simulated(Simulation::of_tpcs(8));
     let mut bed = Testbed::new(programs, &hardware).expect("a testbed");
     bed.set_broker("kernel");
     let partition = "[[partition]]\nname = \"a\"\nclass = \"lc\"\nguarantee = 2\n";

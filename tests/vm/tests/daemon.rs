@@ -54,12 +54,7 @@ impl DerefMut for Bed {
 fn managed_gpu(configuration: &str) -> Bed {
     let module = Module::lithos("");
     let programs = Programs::in_folder(Path::new(PROGRAMS)).expect("programs");
-    let hardware = Hardware::Simulated(Simulation {
-        gpus: 1,
-        tpcs: 6,
-        clock_mhz: 1.0,
-        tolerance_ms: 60_000,
-    });
+    let hardware = Hardware::Simulated(Simulation::of_tpcs(6));
     let mut bed = Testbed::new(programs, &hardware).expect("a testbed");
     bed.set_broker("auto");
     bed.start_daemon(configuration).expect("a daemon");

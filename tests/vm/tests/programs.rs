@@ -33,12 +33,7 @@ enforce = true
 
 fn testbed() -> Testbed {
     let programs = Programs::in_folder(Path::new(PROGRAMS)).expect("programs");
-    let hardware = Hardware::Simulated(Simulation {
-        gpus: 1,
-        tpcs: 8,
-        clock_mhz: 1.0,
-        tolerance_ms: 60_000,
-    });
+    let hardware = Hardware::Simulated(Simulation::of_tpcs(8));
     let mut bed = Testbed::new(programs, &hardware).expect("a testbed");
     bed.set_broker("auto");
     bed

@@ -79,6 +79,10 @@ impl Tenant {
             .all(|gate| self.chains().gate(gate).word().load(Acquire) == word)
     }
 
+    fn await_gates(&self, gates: std::ops::Range<u32>, word: u32) {
+        eventually("gates as ordered", || self.gates_are(gates.clone(), word));
+    }
+
     /// Writes a stamp, as the GPU does.
     fn stamp(&self, address: u64, sequence: u64) {
         let start = self.channel.arena().unwrap().start();
@@ -139,9 +143,7 @@ fn a_chain_that_is_published_with_open_gates_after_the_order_is_found() {
     order(&daemon, "be", Hand::Held);
     // An honest shim would have seen the order.
     tenant.publish(0, 5, LONG_NS);
-    eventually("the gates are shut", || {
-        tenant.gates_are(0..5, LITHOS_GATE_SHUT)
-    });
+    tenant.await_gates(0..5, LITHOS_GATE_SHUT);
 }
 
 #[test]
@@ -151,13 +153,9 @@ fn best_effort_that_borrows_is_held_up_while_somebody_latency_critical_is_active
     effort.publish(0, 7, LONG_NS);
     for round in 1..=20 {
         let active = launch(&critical.channel);
-        eventually("the gates are shut", || {
-            effort.gates_are(0..7, LITHOS_GATE_SHUT)
-        });
+        effort.await_gates(0..7, LITHOS_GATE_SHUT);
         complete(&critical.channel, active);
-        eventually("the gates are open", || {
-            effort.gates_are(0..7, LITHOS_GATE_OPEN)
-        });
+        effort.await_gates(0..7, LITHOS_GATE_OPEN);
         let chains = daemon.channel(effort.channel.id()).unwrap().chains;
         assert!(chains.holds >= round, "{chains:?}");
     }
@@ -170,21 +168,13 @@ fn a_launch_that_never_comes_does_not_keep_best_effort_waiting() {
     let (critical, effort) = (Tenant::of(&daemon, "lc"), Tenant::of(&daemon, "borrows"));
     effort.publish(0, 7, LONG_NS);
     critical.channel.ring().reserve();
-    eventually("the gates are shut", || {
-        effort.gates_are(0..7, LITHOS_GATE_SHUT)
-    });
-    eventually("the gates are open", || {
-        effort.gates_are(0..7, LITHOS_GATE_OPEN)
-    });
+    effort.await_gates(0..7, LITHOS_GATE_SHUT);
+    effort.await_gates(0..7, LITHOS_GATE_OPEN);
     // It can say that it is active all the same, by what it does.
     let active = launch(&critical.channel);
-    eventually("the gates are shut", || {
-        effort.gates_are(0..7, LITHOS_GATE_SHUT)
-    });
+    effort.await_gates(0..7, LITHOS_GATE_SHUT);
     complete(&critical.channel, active);
-    eventually("the gates are open", || {
-        effort.gates_are(0..7, LITHOS_GATE_OPEN)
-    });
+    effort.await_gates(0..7, LITHOS_GATE_OPEN);
 }
 
 #[test]
@@ -193,9 +183,7 @@ fn a_chain_that_cannot_go_on_behind_shut_gates_is_let_pass_and_one_that_waits_th
     let tenant = Tenant::of(&daemon, "be");
     let (sequence, stuck) = tenant.publish(0, 7, 1_000);
     order(&daemon, "be", Hand::Held);
-    eventually("the gates are shut", || {
-        tenant.gates_are(0..7, LITHOS_GATE_SHUT)
-    });
+    tenant.await_gates(0..7, LITHOS_GATE_SHUT);
     // Its last block has started, so it has come to the gate; but it does not complete.
     tenant.stamp(tenant.chains().gate(0).waiting_address(), sequence);
     eventually("it is let pass", || {
@@ -216,9 +204,7 @@ fn a_chain_that_cannot_go_on_behind_shut_gates_is_let_pass_and_one_that_waits_th
     ] {
         other.stamp(address, sequence);
     }
-    eventually("its gates are shut", || {
-        other.gates_are(0..7, LITHOS_GATE_SHUT)
-    });
+    other.await_gates(0..7, LITHOS_GATE_SHUT);
     // As long as it takes to find out about another one.
     let later = Tenant::of(&daemon, "be");
     let (sequence, stuck) = later.publish(0, 7, 1_000);
@@ -248,16 +234,12 @@ fn gates_that_somebody_else_has_opened_are_shut_again() {
     let tenant = Tenant::of(&daemon, "be");
     tenant.publish(0, 7, LONG_NS);
     order(&daemon, "be", Hand::Held);
-    eventually("the gates are shut", || {
-        tenant.gates_are(0..7, LITHOS_GATE_SHUT)
-    });
+    tenant.await_gates(0..7, LITHOS_GATE_SHUT);
     for gate in 2..5 {
         let word = tenant.chains().gate(gate).word();
         word.store(LITHOS_GATE_OPEN, Release);
     }
-    eventually("they are shut again", || {
-        tenant.gates_are(0..7, LITHOS_GATE_SHUT)
-    });
+    tenant.await_gates(0..7, LITHOS_GATE_SHUT);
 }
 
 #[test]
@@ -338,13 +320,9 @@ fn whatever_a_tenant_writes_into_its_tails_and_gates_hurts_nobody_else() {
         }
         if round % 50 == 0 {
             order(&daemon, "be", Hand::Held);
-            eventually("the gates are shut", || {
-                honest.gates_are(0..7, LITHOS_GATE_SHUT)
-            });
+            honest.await_gates(0..7, LITHOS_GATE_SHUT);
             order(&daemon, "be", Hand::Released);
-            eventually("the gates are open", || {
-                honest.gates_are(0..7, LITHOS_GATE_OPEN)
-            });
+            honest.await_gates(0..7, LITHOS_GATE_OPEN);
         }
     }
     assert!(daemon.status().tenants.len() == 2);
@@ -356,9 +334,7 @@ fn a_daemon_that_is_stopped_holds_nobody_up() {
     let tenant = Tenant::of(&daemon, "be");
     tenant.publish(0, 7, LONG_NS);
     order(&daemon, "be", Hand::Held);
-    eventually("the gates are shut", || {
-        tenant.gates_are(0..7, LITHOS_GATE_SHUT)
-    });
+    tenant.await_gates(0..7, LITHOS_GATE_SHUT);
     // Nobody schedules from now on, and whoever launches sees that.
     kill(daemon.pid(), Signal::SIGSTOP).unwrap();
     let late = |ns: u64| tenant.channel.grant().order_at(ns);
@@ -366,9 +342,7 @@ fn a_daemon_that_is_stopped_holds_nobody_up() {
     assert_eq!(late(u64::MAX), Order::Open);
     kill(daemon.pid(), Signal::SIGCONT).unwrap();
     order(&daemon, "be", Hand::Released);
-    eventually("the gates are open", || {
-        tenant.gates_are(0..7, LITHOS_GATE_OPEN)
-    });
+    tenant.await_gates(0..7, LITHOS_GATE_OPEN);
 }
 
 #[test]
