@@ -10,7 +10,7 @@ use lithos_abi::bindings::*;
 use lithos_abi::chain::Chains;
 use lithos_abi::grant::{Grant, Order};
 use lithos_abi::ring::RingWriter;
-use lithos_device::Channel;
+use lithos_device::{Channel, futex};
 
 use crate::launch::low_half;
 use crate::operators::Operators;
@@ -176,20 +176,14 @@ impl Managed {
         let number = low_half(self.channel.grant().asks_to_ring());
         let rung = self.channel.ring().rung();
         if rung.swap(number, Ordering::SeqCst) != number {
-            wake(rung);
+            futex::wake(rung);
         }
     }
 
     /// Stores an order into the gates of all chains that may still run.
     pub(crate) fn store_into_gates(&self, order: Order) {
-        let Some(chains) = self.chains() else {
-            return;
-        };
-        for number in 0..u64::from(chains.tails()) {
-            let tail = chains.tail(number);
-            if tail.running().is_some() {
-                chains.store(&tail, order);
-            }
+        if let Some(chains) = self.chains() {
+            chains.store_into_all(order);
         }
     }
 
@@ -208,10 +202,4 @@ impl Managed {
     pub(crate) fn end_failed(&self) {
         self.endings.fetch_sub(1, Ordering::AcqRel);
     }
-}
-
-/// Wakes who sleeps on a word of memory that processes share.
-fn wake(word: &AtomicU32) {
-    // SAFETY: the word is mapped, and the kernel does nothing to it.
-    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };
 }

@@ -34,23 +34,24 @@ extern "C" fn leave() {
         let deadline = Instant::now() + LIMIT;
         // Whatever is launched from now on is not split.
         shim.contexts.each(Managed::end_begins);
-        shim.contexts.each(|managed| {
-            while has_under_way(managed) && Instant::now() < deadline {
-                std::thread::sleep(LOOK);
-            }
-        });
+        shim.contexts
+            .each(|managed| wait_for_launches(managed, deadline));
         shim.contexts
             .each(|managed| managed.store_into_gates(Order::Halt));
     });
 }
 
-/// Returns whether a launch has not completed whose completion will be seen.
-fn has_under_way(managed: &Managed) -> bool {
+/// Waits until every launch has completed whose completion will be seen, or time is up.
+fn wait_for_launches(managed: &Managed, deadline: Instant) {
     let Some(stamps) = managed.stamps() else {
-        return false;
+        return;
     };
     let ring: RingReader<'_> = managed.channel().ring().reader();
-    let last = ring.reserved();
-    let first = last.saturating_sub(u64::from(ring.records())) + 1;
-    (first..=last).any(|sequence| ring.progress(sequence, &stamps) == Progress::UnderWay)
+    let mut oldest = ring.reserved().saturating_sub(u64::from(ring.records())) + 1;
+    while oldest <= ring.reserved() && Instant::now() < deadline {
+        match ring.progress(oldest, &stamps) {
+            Progress::UnderWay => std::thread::sleep(LOOK),
+            Progress::Unwritten | Progress::Ended => oldest += 1,
+        }
+    }
 }

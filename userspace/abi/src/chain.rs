@@ -164,6 +164,16 @@ impl<'a> Chains<'a> {
         has_stored
     }
 
+    /// The same for all chains that may still run.
+    pub fn store_into_all(&self, order: Order) {
+        for number in 0..u64::from(self.counts.tails) {
+            let tail = self.tail(number);
+            if tail.running().is_some() {
+                self.store(&tail, order);
+            }
+        }
+    }
+
     /// Returns whether the chain of a launch is known to have begun: an atom has completed, or a gate was found
     /// shut.
     pub fn has_begun(&self, tail: &Tail<'_>, published: u64) -> bool {

@@ -22,6 +22,7 @@ mod broker;
 mod channel;
 pub mod embedded;
 mod fork;
+pub mod futex;
 pub mod high;
 mod identity;
 mod ioctl;

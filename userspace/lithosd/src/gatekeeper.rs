@@ -26,8 +26,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lithos_abi::grant::Order;
+use lithos_device::futex;
 use lithos_device::pages::LivePages;
-use lithos_policy::{Activity, ChannelId, Class, GpuId, Hand, Nanos, TpcSet};
+use lithos_policy::{Activity, ChannelId, Class, GpuId, Hand, Nanos, Standing, TpcSet};
 
 use crate::clock;
 use member::Member;
@@ -47,8 +48,6 @@ const FOLLOW: Nanos = Nanos(50_000);
 const INSPECT: Nanos = Nanos(1_000_000);
 /// Looks without giving the processor to others.
 const SPINS: u32 = 64;
-/// The kernel waits on so many words at once; more channels are looked at once a millisecond.
-const WORDS_MAX: usize = 128;
 
 /// The gatekeeper, from outside.
 #[derive(Debug, Default)]
@@ -86,15 +85,9 @@ impl Gatekeeper {
     }
 
     /// Changes what an operator wants of a channel.
-    pub(crate) fn set(
-        &self,
-        id: ChannelId,
-        (class, borrows): (Class, bool),
-        hand: Hand,
-        squeezed: Option<TpcSet>,
-    ) {
+    pub(crate) fn set(&self, id: ChannelId, standing: Standing, squeezed: Option<TpcSet>) {
         if let Some(member) = self.0.lock().get(&id) {
-            member.set((class, borrows), hand, squeezed);
+            member.set(standing, squeezed);
         }
         self.0.changed();
     }
@@ -124,8 +117,7 @@ impl Gatekeeper {
 
     /// Returns how long it took to shut gates.
     pub(crate) fn reactions(&self) -> ReactionStatus {
-        let reactions = self.0.reactions.lock();
-        reactions.unwrap_or_else(PoisonError::into_inner).status()
+        lock(&self.0.reactions).status()
     }
 
     /// Starts the thread, if there is none yet.
@@ -149,14 +141,18 @@ impl Gatekeeper {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<ChannelId, Arc<Member>>> {
-        // A panic leaves those that there were.
-        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.members)
     }
 
     fn changed(&self) {
         self.changes.fetch_add(1, Ordering::SeqCst);
-        wake(&self.changes);
+        futex::wake(&self.changes);
     }
+}
+
+/// Locks what a panic leaves as it was, or as what is stored next makes it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The thread.
@@ -251,11 +247,8 @@ impl Keeper {
         let mut shut = None;
         for member in &self.members {
             let activity = self.gpus.get(&member.gpu).copied().unwrap_or_default();
-            let holds = match member.hand() {
-                Hand::Held => true,
-                hand => member.is_in_the_way() && activity.holds(now, member.class(), hand),
-            };
-            if member.order(holds, now) && member.hand() != Hand::Held {
+            let standing = member.standing();
+            if member.order(activity.holds(now, standing), now) && standing.hand != Hand::Held {
                 shut = Some(member.gpu);
             }
             member.turn(follows, inspects, now);
@@ -263,9 +256,7 @@ impl Keeper {
         if let Some(gpu) = shut {
             self.note_reaction(gpu);
         } else if inspects {
-            let mut reactions =
-                (self.shared.reactions.lock()).unwrap_or_else(PoisonError::into_inner);
-            reactions.settle();
+            lock(&self.shared.reactions).settle();
         }
     }
 
@@ -276,9 +267,7 @@ impl Keeper {
             .filter(|member| member.gpu == gpu && member.class() == Class::LatencyCritical)
             .filter_map(|member| Some((Arc::clone(member), member.oldest_active()?)));
         if let Some((member, launch)) = active.next() {
-            let mut reactions =
-                (self.shared.reactions.lock()).unwrap_or_else(PoisonError::into_inner);
-            reactions.begin(member, launch, done);
+            lock(&self.shared.reactions).begin(member, launch, done);
         }
     }
 
@@ -327,7 +316,8 @@ impl Keeper {
         let number = self.sleeps as u32;
         let askers = || {
             let of_class = self.members.iter().filter(|member| member.class() == class);
-            (of_class.filter(|member| self.concerns(member))).take(WORDS_MAX - 1)
+            // Beyond what the kernel waits on they are looked at when time is up.
+            (of_class.filter(|member| self.concerns(member))).take(futex::WORDS_MAX - 1)
         };
         askers().for_each(|member| member.live.ask_to_ring(u64::from(number).max(1)));
         // What was launched before they were asked is in their rings.
@@ -347,59 +337,12 @@ impl Keeper {
                 .collect();
             // None has rung already.
             if awaited.len() > askers().count() {
-                wait(&awaited, limit);
+                // A kernel that cannot do that: looks as often as while it dozes.
+                if futex::wait(&awaited, limit).is_err() {
+                    std::thread::sleep(limit.min(DOZE));
+                }
             }
         }
         askers().for_each(|member| member.live.ask_to_ring(0));
-    }
-}
-
-/// Wakes who waits on a word of this process.
-fn wake(word: &AtomicU32) {
-    // SAFETY: the word is mapped, and the kernel does nothing to it.
-    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };
-}
-
-/// Waits until one of the words is said to have changed, or has another value, or time is up.
-fn wait(words: &[(&AtomicU32, u32)], limit: Duration) {
-    /// `FUTEX2_SIZE_U32`: of memory that processes share.
-    const SIZE_U32: u32 = 2;
-    /// `struct futex_waitv`.
-    #[repr(C)]
-    struct Waiter {
-        value: u64,
-        address: u64,
-        flags: u32,
-        reserved: u32,
-    }
-    let waiters: Vec<Waiter> = (words.iter())
-        .map(|(word, value)| Waiter {
-            value: u64::from(*value),
-            address: word.as_ptr() as u64,
-            flags: SIZE_U32,
-            reserved: 0,
-        })
-        .collect();
-    let until = clock::now().after(Nanos(u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX)));
-    let until = libc::timespec {
-        tv_sec: i64::try_from(until.0 / 1_000_000_000).unwrap_or(i64::MAX),
-        tv_nsec: i64::try_from(until.0 % 1_000_000_000).unwrap_or(0),
-    };
-    // SAFETY: the waiters and the time live during the call, and the words are mapped.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_futex_waitv,
-            waiters.as_ptr(),
-            waiters.len(),
-            0,
-            &raw const until,
-            libc::CLOCK_MONOTONIC,
-        )
-    };
-    let error = io::Error::last_os_error().raw_os_error();
-    let has_waited = [libc::EAGAIN, libc::EINTR, libc::ETIMEDOUT];
-    if result == -1 && !error.is_some_and(|error| has_waited.contains(&error)) {
-        // A kernel before 5.16, or one that does not let us: looks as often as while it dozes.
-        std::thread::sleep(limit.min(DOZE));
     }
 }

@@ -12,15 +12,20 @@ use lithos_abi::bindings::*;
 use lithos_abi::grant::{Grant, Terms};
 use lithos_policy::{
     ChannelId, ChannelView, Class, Command, Event, GpuId, Hand, Nanos, Oversize, PartitionName,
-    Refusal, Revision, TpcSet, TpcState, tpcs_for_cluster,
+    Refusal, Revision, Standing, TpcSet, TpcState, tpcs_for_cluster,
 };
 
 use crate::broker::{Answer, Arrival, Broker};
 use crate::gpu::Gpu;
-use crate::operator::Known;
 
 /// TPCs of a channel that is squeezed.
 const SQUEEZED_TPCS: u32 = 2;
+/// What a channel of no partition that is known is.
+const NOBODYS: Standing = Standing {
+    class: Class::LatencyCritical,
+    borrows: false,
+    hand: Hand::Released,
+};
 
 impl Broker {
     /// Tells the policy something that it has no reason to refuse.
@@ -60,9 +65,11 @@ impl Broker {
             let channel = self.channels.get(&view.channel)?;
             (channel.granted != grant.tpcs | borrowed && !channel.is_squeezed).then_some(grant)
         };
-        let grants: Vec<_> = (self.scheduler.channels())
-            .filter_map(|view| outdated(&view))
-            .collect();
+        let grants = (self.scheduler.channels()).filter_map(|view| outdated(&view));
+        self.publish_again(grants.collect());
+    }
+
+    fn publish_again(&mut self, grants: Vec<lithos_policy::Grant>) {
         for grant in grants {
             self.publish(grant.channel, grant.revision, grant.tpcs);
         }
@@ -95,13 +102,11 @@ impl Broker {
         let fail_static = self.fail_static(id, tpcs);
         let view = self.scheduler.channel(id);
         let known = view.and_then(|view| self.partitions.known(view.partition.as_str()));
-        let (kind, hand, atom_us) = match known {
-            Some(Known { entry, hand, .. }) => {
-                ((entry.class.into(), entry.borrow), *hand, entry.atom_us())
-            }
-            None => ((Class::LatencyCritical, false), Hand::Released, 0),
+        let (standing, atom_us) = match known {
+            Some(known) => (known.standing(), known.entry.atom_us()),
+            None => (NOBODYS, 0),
         };
-        let squeezed = (hand == Hand::Squeezed).then(|| self.squeezed(id, tpcs));
+        let squeezed = (standing.hand == Hand::Squeezed).then(|| self.squeezed(id, tpcs));
         let borrowed = self.borrowed(id).unwrap_or_default();
         let Some(channel) = self.channels.get_mut(&id) else {
             // Not handed over yet: it is told then.
@@ -113,7 +118,7 @@ impl Broker {
             ..words(tpcs)
         };
         let sequence = (channel.pages).publish_with(&grant, &words(fail_static));
-        self.gates.set(id, kind, hand, squeezed);
+        self.gates.set(id, standing, squeezed);
         // Until a channel is taken over its launches may follow another page.
         let reserved = match channel.arrival {
             Arrival::HandedOver { .. } => u64::MAX,
@@ -134,21 +139,21 @@ impl Broker {
 
     /// Writes anew what the channels of a partition may use when nobody schedules.
     pub(crate) fn refresh_fail_static(&mut self, partition: &str) {
-        let grants: Vec<_> = (self.scheduler.channels())
+        let grants = (self.scheduler.channels())
             .filter(|view| view.partition.as_str() == partition)
-            .filter_map(|view| view.grant)
-            .collect();
-        for grant in grants {
-            self.publish(grant.channel, grant.revision, grant.tpcs);
-        }
+            .filter_map(|view| view.grant);
+        self.publish_again(grants.collect());
     }
 
     /// Returns what a channel may use while it is squeezed: as few of its TPCs as its clusters have room on.
     fn squeezed(&self, id: ChannelId, tpcs: TpcSet) -> TpcSet {
-        let some = tpcs.lowest(SQUEEZED_TPCS);
-        let Some(channel) = self.scheduler.channel(id) else {
-            return tpcs;
-        };
+        let channel = self.scheduler.channel(id);
+        channel.map_or(tpcs, |view| self.fewest(&view, tpcs, SQUEEZED_TPCS))
+    }
+
+    /// Returns so many of a channel's TPCs, or all if its clusters have no room on these.
+    fn fewest(&self, channel: &ChannelView, tpcs: TpcSet, count: u32) -> TpcSet {
+        let some = tpcs.lowest(count);
         let gpu = self.gpus.iter().find(|gpu| GpuId(gpu.index) == channel.gpu);
         let need = tpcs_for_cluster(channel.cluster_ctas);
         let fits = gpu.is_some_and(|gpu| gpu.board.tpcs.fits(some, need));
@@ -163,12 +168,10 @@ impl Broker {
             return tpcs;
         };
         let partition = self.scheduler.partition(&channel.partition);
-        let guarantee = partition.map_or(0, |view| view.spec.guarantee);
-        let some = tpcs.lowest(guarantee);
-        let gpu = self.gpus.iter().find(|gpu| GpuId(gpu.index) == channel.gpu);
-        let need = tpcs_for_cluster(channel.cluster_ctas);
-        let fits = gpu.is_some_and(|gpu| gpu.board.tpcs.fits(some, need));
-        if guarantee == 0 || !fits { tpcs } else { some }
+        match partition.map_or(0, |view| view.spec.guarantee) {
+            0 => tpcs,
+            guarantee => self.fewest(&channel, tpcs, guarantee),
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 //! it is kept in the state directory. If it cannot be kept, the policy is given the old partition
 //! back, so that what holds now and what holds after a restart never differ.
 
-use lithos_policy::{Event, Hand, Nanos, PartitionSpec};
+use lithos_policy::{Event, Hand, Nanos, PartitionSpec, Standing};
 
 use crate::broker::{Broker, Process};
 use crate::control::{Failure, FailureKind};
@@ -28,6 +28,17 @@ pub(crate) struct Known {
     pub(crate) origin: Origin,
     /// What an operator has ordered about its chains. It ends with the daemon.
     pub(crate) hand: Hand,
+}
+
+impl Known {
+    /// What says whether chains of its channels are to be held.
+    pub(crate) fn standing(&self) -> Standing {
+        Standing {
+            class: self.entry.class.into(),
+            borrows: self.entry.borrow,
+            hand: self.hand,
+        }
+    }
 }
 
 /// Where a partition comes from.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! When best effort is held up: while somebody latency-critical is active on the same GPU.
+//! When best effort is held up: while somebody latency-critical is active on the same GPU, whose TPCs it uses.
 //!
 //! A chain of best effort that is held stays where it is, and a launch that it would have been in the way of
 //! runs at once. To be *active* is to have launched what has not completed. Between the kernels of one
@@ -33,6 +33,24 @@ pub enum Hand {
     Squeezed,
 }
 
+/// What says whether a channel's chains are to be held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The class of its partition.
+    pub class: Class,
+    /// Whether it uses TPCs of latency-critical partitions, too.
+    pub borrows: bool,
+    /// What an operator has ordered.
+    pub hand: Hand,
+}
+
+impl Standing {
+    /// Returns whether it could be in the way of somebody latency-critical.
+    pub fn is_in_the_way(&self) -> bool {
+        self.class == Class::BestEffort && self.borrows
+    }
+}
+
 /// Whether somebody latency-critical is active on one GPU.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Activity {
@@ -53,13 +71,10 @@ impl Activity {
             .map(|last| Nanos(now.0.saturating_sub(last.0)))
     }
 
-    /// Returns whether the chains of a partition of this class are to be held.
-    pub fn holds(&self, now: Nanos, class: Class, hand: Hand) -> bool {
-        match (hand, class) {
-            (Hand::Held, _) => true,
-            (_, Class::LatencyCritical) => false,
-            (_, Class::BestEffort) => self.idle(now).is_some_and(|idle| idle < LINGER),
-        }
+    /// Returns whether the chains of a channel are to be held.
+    pub fn holds(&self, now: Nanos, standing: Standing) -> bool {
+        standing.hand == Hand::Held
+            || standing.is_in_the_way() && self.idle(now).is_some_and(|idle| idle < LINGER)
     }
 }
 
@@ -69,34 +84,43 @@ mod tests {
 
     const BE: Class = Class::BestEffort;
 
+    /// Of a channel that borrows, if its class may.
+    fn standing(class: Class, hand: Hand) -> Standing {
+        Standing {
+            class,
+            borrows: class == BE,
+            hand,
+        }
+    }
+
     #[test]
     fn best_effort_is_held_while_somebody_is_active_and_a_while_longer() {
         let mut activity = Activity::default();
-        assert!(!activity.holds(Nanos(0), BE, Hand::Released));
+        assert!(!activity.holds(Nanos(0), standing(BE, Hand::Released)));
         activity.see(Nanos(5), false);
-        assert!(!activity.holds(Nanos(5), BE, Hand::Released));
+        assert!(!activity.holds(Nanos(5), standing(BE, Hand::Released)));
         activity.see(Nanos(10), true);
-        assert!(activity.holds(Nanos(10), BE, Hand::Released));
+        assert!(activity.holds(Nanos(10), standing(BE, Hand::Released)));
         activity.see(Nanos(20), false);
-        assert!(activity.holds(Nanos(9 + LINGER.0), BE, Hand::Released));
-        assert!(!activity.holds(Nanos(10 + LINGER.0), BE, Hand::Released));
+        assert!(activity.holds(Nanos(9 + LINGER.0), standing(BE, Hand::Released)));
+        assert!(!activity.holds(Nanos(10 + LINGER.0), standing(BE, Hand::Released)));
     }
 
     #[test]
     fn nobody_latency_critical_is_held_for_another() {
         let mut activity = Activity::default();
         activity.see(Nanos(10), true);
-        assert!(!activity.holds(Nanos(10), Class::LatencyCritical, Hand::Released));
+        assert!(!activity.holds(Nanos(10), standing(Class::LatencyCritical, Hand::Released)));
     }
 
     #[test]
     fn what_is_ordered_by_hand_comes_first() {
         let mut activity = Activity::default();
         for class in [BE, Class::LatencyCritical] {
-            assert!(activity.holds(Nanos(0), class, Hand::Held));
+            assert!(activity.holds(Nanos(0), standing(class, Hand::Held)));
         }
         activity.see(Nanos(10), true);
-        assert!(activity.holds(Nanos(10), BE, Hand::Squeezed));
-        assert!(!activity.holds(Nanos(1_000_000), BE, Hand::Squeezed));
+        assert!(activity.holds(Nanos(10), standing(BE, Hand::Squeezed)));
+        assert!(!activity.holds(Nanos(1_000_000), standing(BE, Hand::Squeezed)));
     }
 }

@@ -37,7 +37,7 @@ mod view;
 
 pub use command::{Command, Grant, Request};
 pub use event::{Event, Left};
-pub use hold::{Activity, Hand, LINGER};
+pub use hold::{Activity, Hand, LINGER, Standing};
 pub use id::{ChannelId, GpuId, Nanos, Revision, TenantId};
 pub use partition::{Class, NameError, Oversize, PartitionName, PartitionSpec};
 pub use refusal::Refusal;

@@ -124,14 +124,8 @@ impl Chains {
     pub(super) fn halt(&mut self, live: &LivePages) {
         self.order = Order::Halt;
         live.order(Order::Halt);
-        let Some(chains) = live.chains() else {
-            return;
-        };
-        for number in 0..u64::from(chains.tails()) {
-            let tail = chains.tail(number);
-            if tail.running().is_some() {
-                store(live, &tail, Order::Halt);
-            }
+        if let Some(chains) = live.chains() {
+            chains.store_into_all(Order::Halt);
         }
         self.followed.clear();
     }

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! One channel, as the gatekeeper sees it.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use lithos_abi::grant::Order;
 use lithos_abi::ring::Progress;
 use lithos_device::pages::LivePages;
-use lithos_policy::{Class, GpuId, Hand, Nanos, TpcSet};
+use lithos_policy::{Class, GpuId, Hand, Nanos, Standing, TpcSet};
 use serde::{Deserialize, Serialize};
 
 use super::chains::Chains;
+use super::lock;
 
 /// For how long a launch without a record counts as one that is about to come.
 const WITHOUT_RECORD: Nanos = Nanos(10_000_000);
@@ -24,7 +25,7 @@ const LOOKS: u32 = 1024;
 pub(crate) struct Member {
     pub(crate) gpu: GpuId,
     pub(crate) live: LivePages,
-    wish: Mutex<Wish>,
+    standing: Mutex<Standing>,
     /// What is ordered, and the chains that it is about. Whoever stores into gates has this.
     chains: Mutex<Chains>,
     launches: Mutex<Launches>,
@@ -32,15 +33,6 @@ pub(crate) struct Member {
     unsettled: AtomicBool,
     /// Chains that may still run.
     running: AtomicU64,
-}
-
-/// What is wanted of it.
-#[derive(Clone, Copy, Debug)]
-struct Wish {
-    class: Class,
-    hand: Hand,
-    /// It uses TPCs of latency-critical partitions.
-    borrows: bool,
 }
 
 /// Which of its launches are known to have ended.
@@ -76,10 +68,11 @@ impl Member {
             gpu,
             chains: Mutex::new(Chains::default()),
             live,
-            wish: Mutex::new(Wish {
+            // Until there is a grant nothing is launched.
+            standing: Mutex::new(Standing {
                 class: Class::LatencyCritical,
-                hand: Hand::Released,
                 borrows: false,
+                hand: Hand::Released,
             }),
             launches: Mutex::new(Launches {
                 oldest,
@@ -90,32 +83,21 @@ impl Member {
         }
     }
 
+    pub(crate) fn standing(&self) -> Standing {
+        *lock(&self.standing)
+    }
+
     pub(crate) fn class(&self) -> Class {
-        lock(&self.wish).class
+        self.standing().class
     }
 
-    pub(crate) fn hand(&self) -> Hand {
-        lock(&self.wish).hand
-    }
-
-    /// Returns whether it could be in the way of somebody latency-critical.
     pub(crate) fn is_in_the_way(&self) -> bool {
-        let wish = *lock(&self.wish);
-        wish.class == Class::BestEffort && wish.borrows
+        self.standing().is_in_the_way()
     }
 
     /// Changes what is wanted; `squeezed` are the TPCs that atoms to come may use, if they are few.
-    pub(crate) fn set(
-        &self,
-        (class, borrows): (Class, bool),
-        hand: Hand,
-        squeezed: Option<TpcSet>,
-    ) {
-        *lock(&self.wish) = Wish {
-            class,
-            hand,
-            borrows,
-        };
+    pub(crate) fn set(&self, standing: Standing, squeezed: Option<TpcSet>) {
+        *lock(&self.standing) = standing;
         lock(&self.chains).squeeze(squeezed);
         self.unsettled.store(true, Ordering::Relaxed);
     }
@@ -209,9 +191,4 @@ impl Member {
     pub(crate) fn seen(&self) -> Seen {
         lock(&self.chains).seen()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic leaves what is stored next.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
