@@ -67,7 +67,8 @@ struct lithos_grant {
  * it, the scheduler, fences (sequentially consistent) and then stores the same into the gates of
  * the chains that are published; whoever publishes a chain fences and then looks at the order, stores it
  * into the chain's gates if it is not what they say, and looks again until it is. So no
- * chain runs on behind gates that should be shut. HALT is the last order that a channel gets.
+ * chain runs on behind gates that should be shut. HALT is the last order that a channel gets; what is to
+ * be stored besides stands at LITHOS_GATE_HALTED.
  */
 #define LITHOS_ORDER_OPEN 0
 #define LITHOS_ORDER_SHUT 1
@@ -274,7 +275,7 @@ struct lithos_stamp {
 /*
  * A gate as it lies in its region: two NULL descriptors that schedule each other for as long as the gate
  * is shut. `word` decides, and is one of three constants, stored plainly by whoever may: dependent 0 (the
- * bounce), dependent 1 (the atom) or neither is enabled. Both have the action SCHEDULE. Gate i stands
+ * bounce) or dependent 1 (the atom) is enabled, with the action SCHEDULE. Gate i stands
  * before atom i, counted through the atoms of plain grids first and those of clusters after them.
  */
 struct lithos_gate {
@@ -292,7 +293,32 @@ struct lithos_gate {
 };
 #define LITHOS_GATE_SHUT 0x00430001	/* with the stamp that says that it is waited here */
 #define LITHOS_GATE_OPEN 0x00620000
-#define LITHOS_GATE_HALTED 0x00420000	/* the chain ends here, and is never done */
+/*
+ * It passes, and what is behind it is void: a chain that is never to run on. It must run out all the
+ * same, for the GPU remembers a tail that was counted down in part, by its address alone and beyond the
+ * end of its process. So whoever halts a chain makes its tail silent first, then each atom behind a gate
+ * void, and then stores this into the gate before that, which nobody changes any more.
+ */
+#define LITHOS_GATE_HALTED 0x00680000
+
+/* An atom is void without the bits of EXIT in word 35, and then with NULL for those of KIND in word 0. */
+#define LITHOS_ATOM_EXIT_WORD 35
+#define LITHOS_ATOM_EXIT 0x40000000
+#define LITHOS_ATOM_KIND_WORD 0
+#define LITHOS_ATOM_KIND 0x03800000
+#define LITHOS_ATOM_NULL 0x00800000
+/*
+ * A tail is silent without its latch in word 0, without its dependents in word 11, and without the one of
+ * its first two releases, in word 10, that is not the stamp `done`: nothing that was launched later begins.
+ */
+#define LITHOS_TAIL_LATCH_WORD 0
+#define LITHOS_TAIL_LATCH 0x10000000
+#define LITHOS_TAIL_RELEASE_WORD 10
+#define LITHOS_TAIL_RELEASE_0 0x00000001
+#define LITHOS_TAIL_RELEASE_1 0x00010000
+#define LITHOS_TAIL_DEPENDENTS_WORD 11
+#define LITHOS_TAIL_DEPENDENTS 0x00210000
+#define LITHOS_TAIL_RELEASE_2 0x00000001	/* in the same word: if it is on, that is the stamp */
 
 /*
  * The end of a chain. Chain number n, counted in the ring's `chains`, has tail n modulo their number; if

@@ -249,6 +249,9 @@ fn split_into(
     tail.shut().store(u32::from(order == Order::Shut), Relaxed);
     tail.stuck().store(0, Relaxed);
     tail.published().store(sequence, Release);
+    if order == Order::Halt {
+        chains.store(&tail, order);
+    }
     loop {
         fence(SeqCst);
         let now = managed.order(now_ns);
@@ -267,7 +270,8 @@ fn state(order: Order) -> GateState {
     match order {
         Order::Open => GateState::Open,
         Order::Shut => GateState::Shut,
-        Order::Halt => GateState::Halted,
+        // It is halted when it has been published.
+        Order::Halt => GateState::Shut,
     }
 }
 

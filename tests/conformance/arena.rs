@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use cudarc::driver::sys;
 use lithos_descriptor::TpcMask;
-use lithos_descriptor::hopper::{Chain, Gate, GateState, Link, Place, Stamp, WORDS, Words, fields};
+use lithos_descriptor::hopper::{
+    Chain, GATE_WORD, Gate, GateState, Kind, Link, Place, Stamp, WORDS, Words, fields,
+};
 use lithos_descriptor::{Field, Plan};
 use lithos_tests::cuda::check;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
@@ -212,6 +214,34 @@ impl Pieces {
         for atom in 1..atoms {
             self.gate(atom).set(state);
         }
+    }
+
+    /// Makes all atoms of so many void, but the first, and lets the chain pass.
+    pub(crate) fn make_void(&self, atoms: u16) {
+        for atom in (1..atoms).rev() {
+            let place = self.atom(atom);
+            self.arena
+                .set(place, fields::PRE_EXIT_AT_LAST_CTA_LAUNCH, 0);
+            self.arena
+                .set(place, fields::QMD_TYPE, Kind::Null.bits().into());
+            self.gate(atom).set(GateState::Halted);
+        }
+    }
+
+    /// Has the tail complete nothing but the chain.
+    pub(crate) fn make_silent(&self) {
+        let tail = self.tail();
+        self.arena.set(tail, fields::ARRIVE_AT_LATCH_VALID, 0);
+        self.arena.set(tail, fields::RELEASE_ENABLE.at(0), 0);
+        for slot in 0..2 {
+            self.arena
+                .set(tail, fields::DEPENDENT_QMD_ENABLE.at(slot), 0);
+        }
+    }
+
+    /// Stores into the word that decides of a gate.
+    pub(crate) fn set_word(&self, atom: u16, word: u32) {
+        self.arena.store(self.gate_place(atom), GATE_WORD, word);
     }
 
     /// Whether the chain has come by the gate before an atom and found it shut, since that was wiped.

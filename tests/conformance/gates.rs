@@ -29,10 +29,12 @@ statements! {
         chains_whose_gates_are_shut_and_opened_at_random_run_every_block_once
         freeing_memory_waits_for_a_shut_gate_and_allocating_does_not
         a_launch_can_be_gated_whole
-        a_gated_launch_that_is_not_held_runs_once;
+        a_gated_launch_that_is_not_held_runs_once
+        a_chain_whose_atoms_were_made_void_runs_out;
     Hangs:
-        a_halted_gate_ends_its_chain_for_ever
-        a_gated_launch_that_is_halted_never_runs;
+        a_chain_whose_tail_was_made_silent_completes_nothing_else
+        a_gate_that_leads_nowhere_ends_its_chain_for_ever
+        a_gated_launch_whose_gate_leads_nowhere_never_runs;
 }
 
 /// A subject on which nothing has to be loaded any more, and another stream: loading, and making memory
@@ -275,6 +277,9 @@ fn freeing_memory_waits_for_a_shut_gate_and_allocating_does_not() {
     assert_eq!(stay.counts(), [1; 4]);
 }
 
+/// The word of a gate none of whose dependents is enabled.
+const NOWHERE: u32 = 0;
+
 /// Where a launch that is gated whole has its pieces: gate, bounce, and the copy that runs.
 const GATE: usize = 0;
 const BOUNCE: usize = 1;
@@ -326,10 +331,6 @@ fn gate_whole(arena: Arena, state: GateState) -> impl FnMut(&mut Editable) + Sen
     }
 }
 
-fn set_whole(arena: Arena, state: GateState) {
-    arena.store(GATE, GATE_WORD, state.word());
-}
-
 fn a_launch_can_be_gated_whole() {
     let (subject, other) = subject();
     let (arena, stay) = (Arena::new(), Stay::new(4));
@@ -342,7 +343,7 @@ fn a_launch_can_be_gated_whole() {
     until(|| arena.payload(GATE) == 1);
     go_on(&subject, &other);
     assert!(!is_over(&subject.stream) && (0..4).all(|block| !stay.has_begun(block)));
-    set_whole(arena, GateState::Open);
+    arena.store(GATE, GATE_WORD, GateState::Open.word());
     subject.stream.synchronize().expect("the end of the launch");
     assert_eq!(stay.counts(), [1; 4]);
 }
@@ -363,7 +364,7 @@ fn a_gated_launch_that_is_not_held_runs_once() {
     assert_eq!(arena.payload(GATE), 0);
 }
 
-/// Launches come and go until a gate that was halted is not gone round any more.
+/// Launches come and go until a gate that leads nowhere is not gone round any more.
 fn until_still(subject: &Subject, other: &Stream, arena: Arena, gate: usize) {
     let mut still = 0;
     while still < 50 {
@@ -377,12 +378,44 @@ fn until_still(subject: &Subject, other: &Stream, arena: Arena, gate: usize) {
     }
 }
 
-fn a_halted_gate_ends_its_chain_for_ever() {
+fn a_chain_whose_atoms_were_made_void_runs_out() {
+    let (subject, _other) = subject();
+    let (pieces, stay, next) = (Arena::new().pieces(0), Stay::new(8), Stay::new(1));
+    next.let_all_go();
+    for launch in 1..=10 {
+        let pieces = pieces.stamping(launch);
+        held(&subject, &subject.stream, &pieces, &stay, 8);
+        next.launch(&subject, &subject.stream, nothing);
+        pieces.make_void(8);
+        subject.stream.synchronize().expect("the end of both");
+        assert_eq!(stay.counts(), [launch, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(next.counts(), [launch]);
+        assert!((0..8).all(|atom| pieces.has_completed(atom)) && pieces.is_done());
+    }
+}
+
+fn a_chain_whose_tail_was_made_silent_completes_nothing_else() {
+    let (subject, other) = subject();
+    let (pieces, stay, next) = (Arena::new().pieces(0), Stay::new(3), Stay::new(1));
+    next.let_all_go();
+    held(&subject, &subject.stream, &pieces, &stay, 3);
+    next.launch(&subject, &subject.stream, nothing);
+    until(|| pieces.has_completed(0));
+    pieces.make_silent();
+    pieces.make_void(3);
+    until(|| pieces.is_done());
+    go_on(&subject, &other);
+    assert!((1..3).all(|block| !stay.has_begun(block)));
+    from_here_on();
+    until(|| next.has_begun(0) || is_over(&subject.stream));
+}
+
+fn a_gate_that_leads_nowhere_ends_its_chain_for_ever() {
     let (subject, other) = subject();
     let (arena, stay) = (Arena::new(), Stay::new(6));
     let pieces = arena.pieces(0);
     held(&subject, &subject.stream, &pieces, &stay, 3);
-    pieces.set_gates(3, GateState::Halted);
+    (1..3).for_each(|atom| pieces.set_word(atom, NOWHERE));
     until_still(&subject, &other, arena, pieces.gate_place(1));
     assert!(pieces.has_completed(0) && !pieces.is_done());
     // Too late.
@@ -391,7 +424,7 @@ fn a_halted_gate_ends_its_chain_for_ever() {
     until(|| stay.has_begun(2) || is_over(&subject.stream));
 }
 
-fn a_gated_launch_that_is_halted_never_runs() {
+fn a_gated_launch_whose_gate_leads_nowhere_never_runs() {
     let (subject, other) = subject();
     let (arena, stay) = (Arena::new(), Stay::new(4));
     stay.let_all_go();
@@ -401,9 +434,9 @@ fn a_gated_launch_that_is_halted_never_runs() {
         gate_whole(arena, GateState::Shut),
     );
     until(|| arena.payload(GATE) == 1);
-    set_whole(arena, GateState::Halted);
+    arena.store(GATE, GATE_WORD, NOWHERE);
     until_still(&subject, &other, arena, GATE);
-    set_whole(arena, GateState::Open);
+    arena.store(GATE, GATE_WORD, GateState::Open.word());
     from_here_on();
     until(|| stay.has_begun(0) || is_over(&subject.stream));
 }

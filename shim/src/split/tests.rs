@@ -175,6 +175,53 @@ fn gates_are_as_ordered_from_the_first_moment() {
 }
 
 #[test]
+fn a_chain_that_is_halted_runs_out_and_completes_nothing_but_itself() {
+    let split = Split::new();
+    let Uploaded { sequence, .. } = split.launch(5, [1000, 1, 1], None);
+    let number = split.tail_of(sequence).expect("a chain");
+    let chains = split.chains();
+    let tail = || read(chains.tail(number).descriptor());
+    let before = tail();
+    let done = view(&before).release(1).expect("a stamp");
+    assert!(view(&before).release(0).is_some() && view(&before).arrival_latch().is_some());
+    chains.store(&chains.tail(number), Order::Halt);
+    for gate in split.gates_of(sequence) {
+        let atom = read(chains.atom(gate));
+        assert_eq!(view(&atom).kind(), Kind::Null);
+        assert_eq!(fields::PRE_EXIT_AT_LAST_CTA_LAUNCH.get(&atom), 0);
+        assert_eq!(
+            view(&atom).dependent(1).map(|tail| tail.action),
+            Some(Action::DecrementDependence)
+        );
+        assert_eq!(
+            chains.gate(gate).word().load(Ordering::Relaxed),
+            LITHOS_GATE_HALTED
+        );
+    }
+    let after = tail();
+    let view = view(&after);
+    assert_eq!(view.release(1), Some(done));
+    assert_eq!((view.release(0), view.release(2)), (None, None));
+    assert_eq!((view.dependent(0), view.dependent(1)), (None, None));
+    assert_eq!(view.arrival_latch(), None);
+    // Nobody has it go on, or round.
+    for order in [Order::Open, Order::Shut] {
+        chains.store(&chains.tail(number), order);
+        for gate in split.gates_of(sequence) {
+            assert_eq!(
+                chains.gate(gate).word().load(Ordering::Relaxed),
+                LITHOS_GATE_HALTED
+            );
+        }
+    }
+}
+
+/// What lies in the memory of a descriptor.
+fn read((words, _): Slot<'_>) -> Words {
+    std::array::from_fn(|index| words[index].load(Ordering::Relaxed))
+}
+
+#[test]
 fn nobody_who_schedules_holds_nobody_up() {
     let split = Split::new();
     split.bench.pages.live().order(Order::Shut);

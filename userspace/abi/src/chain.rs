@@ -15,7 +15,7 @@ use crate::arena::region;
 use crate::bindings::*;
 use crate::grant::Order;
 
-/// What is left of a chain that is halted: the atom that runs.
+/// What is left of a chain that is halted: the atom that runs, and a few microseconds for each other one.
 const HALTED_NS: u64 = 1_000_000;
 /// The most gates of a chain.
 const GATES_MAX: u32 = 63;
@@ -145,9 +145,12 @@ impl<'a> Chains<'a> {
     }
 
     /// Stores an order into the gates that a tail says are its chain's, those that do not say so already;
-    /// returns whether there were any. What is halted stays so: opened again, it would not go on, nor end; and
-    /// whoever waits for it waits no longer than its atoms may take that run.
+    /// returns whether there were any. What is halted stays so.
     pub fn store(&self, tail: &Tail<'_>, order: Order) -> bool {
+        if order == Order::Halt {
+            self.halt(tail);
+            return true;
+        }
         let mut has_stored = false;
         for gate in self.gates_of(tail) {
             let word = self.gate(gate).word();
@@ -158,10 +161,22 @@ impl<'a> Chains<'a> {
                 has_stored |= stored.is_ok();
             }
         }
-        if order == Order::Halt {
-            tail.remaining_ns().store(HALTED_NS, Relaxed);
-        }
         has_stored
+    }
+
+    /// Has a chain run out, and nothing come of it: its atoms end that run, those that have not started
+    /// never do, and its launch is never done. Whoever waits for the chain waits for no more than that.
+    fn halt(&self, tail: &Tail<'_>) {
+        tail.make_silent();
+        for gate in self.gates_of(tail).rev() {
+            let (atom, _) = self.atom(gate);
+            clear(atom, LITHOS_ATOM_EXIT_WORD, LITHOS_ATOM_EXIT);
+            let kind = &atom[LITHOS_ATOM_KIND_WORD as usize];
+            let others = kind.load(Relaxed) & !LITHOS_ATOM_KIND;
+            kind.store(others | LITHOS_ATOM_NULL, Release);
+            self.gate(gate).word().store(LITHOS_GATE_HALTED, Release);
+        }
+        tail.remaining_ns().store(HALTED_NS, Relaxed);
     }
 
     /// The same for all chains that may still run.
@@ -220,6 +235,12 @@ impl<'a> Chains<'a> {
         let count = tail.gates().load(Relaxed).min(GATES_MAX);
         first..first.saturating_add(count).min(self.counts.gates)
     }
+}
+
+/// Takes bits out of a word of a descriptor.
+fn clear(words: &[AtomicU32; DESCRIPTOR_WORDS], word: u32, bits: u32) {
+    let word = &words[word as usize];
+    word.store(word.load(Relaxed) & !bits, Release);
 }
 
 fn slot<'a>(page: &Page<'a>, at: usize) -> Slot<'a> {
@@ -379,6 +400,19 @@ impl<'a> Tail<'a> {
         let time = |offset| self.page.word(self.at + offset).load(Relaxed);
         let done_ns = time(offset_of!(lithos_tail, done_gpu_ns));
         done_ns.checked_sub(time(offset_of!(lithos_tail, first_gpu_ns)))
+    }
+
+    /// Has it complete nothing but the chain.
+    fn make_silent(&self) {
+        let (words, _) = self.descriptor();
+        let stamps_last = words[LITHOS_TAIL_DEPENDENTS_WORD as usize].load(Relaxed);
+        let launch = match stamps_last & LITHOS_TAIL_RELEASE_2 {
+            0 => LITHOS_TAIL_RELEASE_0,
+            _ => LITHOS_TAIL_RELEASE_0 | LITHOS_TAIL_RELEASE_1,
+        };
+        clear(words, LITHOS_TAIL_LATCH_WORD, LITHOS_TAIL_LATCH);
+        clear(words, LITHOS_TAIL_RELEASE_WORD, launch);
+        clear(words, LITHOS_TAIL_DEPENDENTS_WORD, LITHOS_TAIL_DEPENDENTS);
     }
 
     /// Says that the chain of this launch never ran, so that nobody waits for it.

@@ -49,6 +49,8 @@ pub(crate) struct Report {
     wrong: u64,
     /// Blocks that ran before a launch before theirs had completed.
     early: u64,
+    /// How many blocks before it such a block missed, at most.
+    missed: u64,
     /// Blocks that saw another grid than the launch's.
     misled: u64,
 }
@@ -120,7 +122,7 @@ pub(crate) fn run(gpu: Gpu, arguments: &Arguments) -> anyhow::Result<Report> {
         lanes.push(Lane {
             stream: Stream::new()?,
             counts: Buffer::zeroed(most as usize)?,
-            own: Buffer::zeroed(6)?,
+            own: Buffer::zeroed(8)?,
             expected: vec![0; most as usize],
             blocks: 0,
         });
@@ -164,6 +166,7 @@ pub(crate) fn run(gpu: Gpu, arguments: &Arguments) -> anyhow::Result<Report> {
         blocks: 0,
         wrong: 0,
         early: 0,
+        missed: 0,
         misled: 0,
     };
     for lane in &lanes {
@@ -176,6 +179,7 @@ pub(crate) fn run(gpu: Gpu, arguments: &Arguments) -> anyhow::Result<Report> {
         report.blocks += long(0);
         report.early += long(1);
         report.misled += long(2);
+        report.missed = report.missed.max(long(3));
     }
     Ok(report)
 }
@@ -200,6 +204,7 @@ pub(crate) fn ahead(gpu: Gpu, arguments: &Ahead) -> anyhow::Result<Report> {
         blocks: u64::from(blocks) * u64::from(arguments.repeat),
         wrong: 0,
         early: 0,
+        missed: 0,
         misled: 0,
     })
 }

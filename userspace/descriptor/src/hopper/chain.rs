@@ -44,7 +44,11 @@
 //! 3. **Launch last**: only then does the driver get the chain.
 //! 4. **One store** changes a gate.
 //! 5. **Reuse after the tail's stamp only**, and the tail counts every atom.
-//! 6. **Halt is the last order**: who has halted a channel's gates opens and shuts none of them.
+//! 6. **Halt is the last order**: who has halted a channel's gates opens and shuts none of them. A
+//!    chain that is halted runs out: its tail is made silent and its atoms void, and then its gates
+//!    let it pass. (A tail that was counted down in part stays in the hardware's scheduler, which
+//!    knows it by its address; seen on an H100 under MPS, where the next process with a tail there
+//!    had launches that were done too early.)
 //! 7. **Look after the gates**: the scheduler stores the order again into gates that say something
 //!    else, because one before it may have died, or be stopped, with a store on its way.
 

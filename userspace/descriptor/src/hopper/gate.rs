@@ -7,16 +7,20 @@
 //! ```text
 //!   open     gate ------> atom            goes on
 //!   shut     gate <-----> bounce          goes round, using no SM, and stamps that it waits
-//!   halted   gate                         the chain ends here, for ever
+//!   halted   gate ------> atom            goes on; the atom was made void before
 //! ```
 //!
 //! Each state is one constant, the same for every gate, and one plain 32-bit store makes it so,
 //! whoever maps the memory. That is why gates have a region of their own in the arena: a store that
 //! comes late still meets a gate. Two stores would not do: between "not the atom" and "the bounce"
-//! lies "halted".
+//! lies a gate that schedules nothing, at which a chain ends for ever.
+//!
+//! *Halted* tells who looks that nobody may change the gate any more. It does not end the chain there:
+//! a tail that is counted down in part must not stay behind (rule 6 of [`super::chain`]).
 
 use core::sync::atomic::Ordering;
 
+use super::Action;
 use super::fields::*;
 use super::place::{Place, Stamp};
 use crate::template::Template;
@@ -31,7 +35,7 @@ pub enum GateState {
     Open,
     /// The chain goes round until the gate is open.
     Shut,
-    /// The chain ends. Opening the gate afterwards does not bring it back.
+    /// What is behind it is void, and stays so.
     Halted,
 }
 
@@ -39,9 +43,10 @@ impl GateState {
     /// The value of the gate's word.
     #[inline]
     pub const fn word(self) -> u32 {
-        const OPEN: u32 = word(false, true);
-        const SHUT: u32 = word(true, false);
-        const HALTED: u32 = word(false, false);
+        const OPEN: u32 = word(false, true, Action::Schedule);
+        const SHUT: u32 = word(true, false, Action::Schedule);
+        // The action of a dependent that is off means nothing.
+        const HALTED: u32 = word(false, true, Action::DecrementDependence);
         match self {
             GateState::Open => OPEN,
             GateState::Shut => SHUT,
@@ -64,19 +69,13 @@ impl GateState {
 }
 
 /// The word with the bounce or the atom enabled. Who goes round stamps it, by release semaphore 2.
-const fn word(bounces: bool, passes: bool) -> u32 {
+const fn word(bounces: bool, passes: bool, bounce: Action) -> u32 {
     let template: Template<1> = Template::new(&[
         (RELEASE_ENABLE.at(2), bounces as u64),
         (DEPENDENT_QMD_ENABLE.at(0), bounces as u64),
-        (
-            DEPENDENT_QMD_ACTION.at(0),
-            super::Action::Schedule.bits() as u64,
-        ),
+        (DEPENDENT_QMD_ACTION.at(0), bounce.bits() as u64),
         (DEPENDENT_QMD_ENABLE.at(1), passes as u64),
-        (
-            DEPENDENT_QMD_ACTION.at(1),
-            super::Action::Schedule.bits() as u64,
-        ),
+        (DEPENDENT_QMD_ACTION.at(1), Action::Schedule.bits() as u64),
     ]);
     template.edits()[0].value
 }
@@ -93,7 +92,8 @@ pub struct Gate<'a> {
 }
 
 impl Gate<'_> {
-    /// Opens, shuts or halts the gate, with one store (release).
+    /// Opens, shuts or halts the gate, with one store (release). Halted is what it then says:
+    /// whoever halts has made void what is behind it.
     #[inline]
     pub fn set(&self, state: GateState) {
         self.descriptor

@@ -52,6 +52,20 @@ impl Arena {
         core::array::from_fn(|index| words[index].load(SeqCst))
     }
 
+    /// Edits what lies in a place.
+    pub(crate) fn edit(&self, place: u16, edit: impl FnOnce(&mut Words)) {
+        let mut words = self.words(place);
+        edit(&mut words);
+        for (to, word) in self
+            .at(Self::address(place))
+            .expect("a place")
+            .iter()
+            .zip(words)
+        {
+            to.store(word, SeqCst);
+        }
+    }
+
     /// Where stamp `index` lies: 0 is the chain's, then those of the atoms, those of the gates.
     pub(crate) fn stamp_address(&self, index: u16) -> u64 {
         Self::address(1 + 3 * self.atoms) + u64::from(index) * 16

@@ -229,7 +229,7 @@ fn a_gate_s_words_are_those_of_the_contract() {
     // LITHOS_GATE_SHUT and LITHOS_GATE_OPEN in include/lithos.h, at `word`.
     assert_eq!(GateState::Shut.word(), 0x0043_0001);
     assert_eq!(GateState::Open.word(), 0x0062_0000);
-    assert_eq!(GateState::Halted.word(), 0x0042_0000);
+    assert_eq!(GateState::Halted.word(), 0x0068_0000);
     assert_eq!(lithos_descriptor::hopper::GATE_WORD * 4, 44);
     for state in [GateState::Shut, GateState::Open, GateState::Halted] {
         assert_eq!(GateState::from_word(state.word()), Some(state));

@@ -14,7 +14,8 @@
 //! and where nothing can happen any more:
 //!
 //! - **not lost**: unless the gates were halted, every launch has completed;
-//! - **at rest**: after a halt nothing goes round a gate: the GPU needs the arena no more.
+//! - **at rest**: after a halt nothing goes round a gate, and no tail is counted down in part: the GPU
+//!   needs the arena no more, and remembers nothing of it.
 //!
 //! With a store of an older scheduler, *held* is from when the present one has looked after the
 //! gates again. Each rule of the protocol is left out once, and the search finds what it is for.
@@ -140,6 +141,18 @@ fn opened_after_a_halt_an_atom_runs_of_a_tenant_that_is_dead() {
     assert_eq!(
         violation(rules, State::new(1, 2).with_death()),
         Violation::Unheld
+    );
+}
+
+#[test]
+fn a_chain_that_ends_at_a_gate_leaves_a_tail_that_was_counted_down_in_part() {
+    let rules = Rules {
+        run_out: false,
+        ..Rules::ALL
+    };
+    assert_eq!(
+        violation(rules, State::new(1, 1).with_death()),
+        Violation::HalfCounted
     );
 }
 

@@ -35,6 +35,7 @@ pub(crate) struct Rules {
     pub(crate) reuse_when_done: bool,
     pub(crate) count_all: bool,
     pub(crate) halt_last: bool,
+    pub(crate) run_out: bool,
     pub(crate) watch: bool,
 }
 
@@ -48,6 +49,7 @@ impl Rules {
         reuse_when_done: true,
         count_all: true,
         halt_last: true,
+        run_out: true,
         watch: true,
     };
 }
@@ -67,6 +69,8 @@ pub(crate) enum Violation {
     Lost,
     /// Nothing can happen any more, and the GPU goes round a gate of a channel that was halted.
     Restless,
+    /// The same, and a tail was counted down in part: the hardware would remember it.
+    HalfCounted,
 }
 
 impl fmt::Display for Violation {
@@ -78,6 +82,7 @@ impl fmt::Display for Violation {
             Violation::Unheld => "a gate is open that was shut",
             Violation::Lost => "a launch does not complete",
             Violation::Restless => "a gate goes round after a halt",
+            Violation::HalfCounted => "a tail was counted down in part",
         })
     }
 }
@@ -93,6 +98,10 @@ struct Memory {
     /// The launch whose descriptors lie in the places.
     built: u8,
     gates: [GateState; GATES],
+    /// The atoms behind them that were made void.
+    void: [bool; GATES],
+    /// The launch is not done when the tail has been counted down.
+    silent: bool,
     /// The last launch that the GPU was given.
     launched: u8,
 }
@@ -103,6 +112,8 @@ enum Store {
     Published(u8),
     Built(u8),
     Gate(u8, GateState),
+    Silent,
+    Void(u8),
     Launched(u8),
 }
 
@@ -111,7 +122,12 @@ impl Memory {
         match store {
             Store::Order(order) => self.order = order,
             Store::Published(launch) => self.published = launch,
-            Store::Built(launch) => self.built = launch,
+            Store::Built(launch) => {
+                self.built = launch;
+                (self.void, self.silent) = ([false; GATES], false);
+            }
+            Store::Silent => self.silent = true,
+            Store::Void(gate) => self.void[usize::from(gate)] = true,
             Store::Gate(gate, state) => self.gates[usize::from(gate)] = state,
             Store::Launched(launch) => self.launched = launch,
         }
@@ -128,6 +144,21 @@ impl Buffer {
     fn push(&mut self, store: Store) {
         let free = self.0.iter_mut().find(|place| place.is_none());
         *free.expect("a tenant fences before it has as many") = Some(store);
+    }
+
+    /// Makes the tail silent, if it is to be.
+    fn silence(&mut self, state: GateState) {
+        if state == Halted {
+            self.push(Store::Silent);
+        }
+    }
+
+    /// Stores into a gate, and before that into the atom behind it, if that is to be void.
+    fn store(&mut self, rules: Rules, gate: u8, state: GateState) {
+        if state == Halted && rules.run_out {
+            self.push(Store::Void(gate));
+        }
+        self.push(Store::Gate(gate, state));
     }
 
     fn leave(&mut self) -> Option<Store> {
@@ -185,7 +216,7 @@ enum Walk {
     Before(u8),
     /// It has read the gate's word and has not acted on it.
     Read(u8, GateState),
-    /// The last atom has started, or a gate was halted.
+    /// The last atom has started, or nothing is to come any more.
     Ended,
 }
 
@@ -234,6 +265,8 @@ impl State {
                 done: 0,
                 built: 0,
                 gates: [Open; GATES],
+                void: [false; GATES],
+                silent: false,
                 launched: 0,
             },
             tenant: Tenant::Idle,
@@ -279,8 +312,8 @@ impl State {
     /// What is wrong if nothing can happen any more.
     pub(crate) fn wrong_at_rest(&self) -> Option<Violation> {
         if self.memory.order == Halted {
-            let round = matches!(self.walk, Walk::Before(_));
-            return round.then_some(Violation::Restless);
+            let round = matches!(self.walk, Walk::Before(_)).then_some(Violation::Restless);
+            return round.or((self.count > 0).then_some(Violation::HalfCounted));
         }
         (self.memory.done != self.memory.launched || self.launches > 0).then_some(Violation::Lost)
     }
@@ -305,7 +338,7 @@ impl State {
             }
             Tenant::Building(order) => {
                 after.tenant_buffer.push(Store::Built(self.launch));
-                after.store_gates(order);
+                after.store_gates(rules, order);
                 if !rules.launch_last {
                     after.tenant_buffer.push(Store::Launched(self.launch));
                 }
@@ -325,7 +358,7 @@ impl State {
                     if !self.tenant_buffer.is_empty() {
                         return;
                     }
-                    after.store_gates(seen.order);
+                    after.store_gates(rules, seen.order);
                     if rules.look_again {
                         after.tenant = Tenant::Stored(seen.order);
                     }
@@ -343,11 +376,12 @@ impl State {
         }
     }
 
-    fn store_gates(&mut self, state: GateState) {
+    fn store_gates(&mut self, rules: Rules, state: GateState) {
+        self.tenant_buffer.silence(state);
         for gate in 0..GATES {
             // PANIC: there are few gates.
             let gate = u8::try_from(gate).expect("few gates");
-            self.tenant_buffer.push(Store::Gate(gate, state));
+            self.tenant_buffer.store(rules, gate, state);
         }
     }
 
@@ -390,6 +424,7 @@ impl State {
                 after.scheduler = Scheduler::Stored;
                 if concerned {
                     after.scheduler = Scheduler::Storing(0);
+                    after.scheduler_buffer.silence(order);
                     after.disturbed = false;
                 }
                 next("the scheduler looks what is published", Ok(after));
@@ -399,8 +434,8 @@ impl State {
                 next("the scheduler has been at every gate", Ok(after));
             }
             Scheduler::Storing(gate) => {
-                if rules.one_store {
-                    after.scheduler_buffer.push(Store::Gate(gate, order));
+                if rules.one_store || order == Halted {
+                    after.scheduler_buffer.store(rules, gate, order);
                     after.scheduler = Scheduler::Storing(gate + 1);
                 } else {
                     after.scheduler_buffer.push(Store::Gate(gate, Halted));
@@ -459,7 +494,8 @@ impl State {
                 if gate != Shut {
                     after.walk = Walk::Read(atom, gate);
                     let held = self.halted || self.settled == Some(Shut);
-                    let result = if gate == Open && held {
+                    let passes = gate == Open && !self.memory.void[usize::from(atom) - 1];
+                    let result = if passes && held {
                         Err(Violation::Unheld)
                     } else {
                         Ok(after)
@@ -467,18 +503,19 @@ impl State {
                     next("the GPU reads a gate", result);
                 }
             }
-            Walk::Read(atom, Open) => {
-                let right = self.memory.built == self.at;
-                let result = if right {
+            Walk::Read(atom, state) => {
+                let result = if self.memory.built != self.at {
+                    Err(Violation::OfAnotherLaunch)
+                } else if self.memory.void[usize::from(atom) - 1] {
+                    after.pass(atom);
+                    after.count_down()
+                } else if state == Open {
                     after.start(atom)
                 } else {
-                    Err(Violation::OfAnotherLaunch)
+                    after.walk = Walk::Ended;
+                    Ok(after)
                 };
                 next("the GPU goes through a gate", result);
-            }
-            Walk::Read(..) => {
-                after.walk = Walk::Ended;
-                next("the GPU ends at a gate", Ok(after));
             }
             Walk::Ended => {}
         }
@@ -494,12 +531,17 @@ impl State {
             return Err(Violation::Repeated);
         }
         self.running[index] = true;
-        self.walk = if index + 1 < ATOMS {
+        self.pass(atom);
+        Ok(self)
+    }
+
+    /// Goes on to the gate behind an atom.
+    fn pass(&mut self, atom: u8) {
+        self.walk = if usize::from(atom) + 1 < ATOMS {
             Walk::Before(atom + 1)
         } else {
             Walk::Ended
         };
-        Ok(self)
     }
 
     fn end(mut self, atom: usize) -> Result<Self, Violation> {
@@ -507,14 +549,24 @@ impl State {
         if self.memory.built != self.at {
             return Err(Violation::OfAnotherLaunch);
         }
+        self.count_down()
+    }
+
+    fn count_down(mut self) -> Result<Self, Violation> {
         self.count -= 1;
         if self.count == 0 {
+            // A launch that is never done may lack what it likes.
             let ran = self.ran[usize::from(self.at) - 1];
-            if ran != [true; ATOMS] || self.running != [false; ATOMS] {
+            let is_whole = ran == [true; ATOMS] || self.memory.silent;
+            if !is_whole || self.running != [false; ATOMS] {
                 return Err(Violation::Incomplete);
             }
             self.memory.done = self.at;
-            self.walk = Walk::Idle;
+            self.walk = if self.memory.silent {
+                Walk::Ended
+            } else {
+                Walk::Idle
+            };
         }
         Ok(self)
     }
