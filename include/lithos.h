@@ -301,6 +301,8 @@ struct lithos_gate {
  */
 #define LITHOS_GATE_HALTED 0x00680000
 
+#define LITHOS_DESCRIPTOR_STRIDE 512	/* from one atom to the next, from one tail to the next */
+
 /* An atom is void without the bits of EXIT in word 35, and then with NULL for those of KIND in word 0. */
 #define LITHOS_ATOM_EXIT_WORD 35
 #define LITHOS_ATOM_EXIT 0x40000000
@@ -308,8 +310,8 @@ struct lithos_gate {
 #define LITHOS_ATOM_KIND 0x03800000
 #define LITHOS_ATOM_NULL 0x00800000
 /*
- * A tail is silent without its latch in word 0, without its dependents in word 11, and without the one of
- * its first two releases, in word 10, that is not the stamp `done`: nothing that was launched later begins.
+ * A tail is silent without its latch in word 0, without releases in words 10 and 11 but for the stamp
+ * `done`, which is release 1 or 2, and without dependents in word 11: the launch is never done.
  */
 #define LITHOS_TAIL_LATCH_WORD 0
 #define LITHOS_TAIL_LATCH 0x10000000
@@ -317,8 +319,9 @@ struct lithos_gate {
 #define LITHOS_TAIL_RELEASE_0 0x00000001
 #define LITHOS_TAIL_RELEASE_1 0x00010000
 #define LITHOS_TAIL_DEPENDENTS_WORD 11
+#define LITHOS_TAIL_RELEASE_2 0x00000001
 #define LITHOS_TAIL_DEPENDENTS 0x00210000
-#define LITHOS_TAIL_RELEASE_2 0x00000001	/* in the same word: if it is on, that is the stamp */
+#define LITHOS_TAIL_ADDRESS_WORD 24	/* of release 1: within a page that of `done`, if that is the stamp */
 
 /*
  * The end of a chain. Chain number n, counted in the ring's `chains`, has tail n modulo their number; if

@@ -140,6 +140,69 @@ impl Channel {
         }
     }
 
+    /// Has the GPU leave the arena, by the shortest way if nobody needs any more what it computes.
+    pub(crate) fn let_go(&self, ends: bool) {
+        match ends {
+            true => self.halt(),
+            false => self.release(),
+        }
+    }
+
+    /// Ends every chain: its tail completes nothing, atoms that have not started are void, and its gates let it
+    /// pass, as LITHOS_GATE_HALTED says.
+    pub(crate) fn halt(&self) {
+        for tail in self.geometry.tails() {
+            // Where the release is that stamps `done`, within a page as anywhere.
+            let page = LITHOS_PAGE_BYTES - 1;
+            let stamp = self.descriptor_word(tail, LITHOS_TAIL_ADDRESS_WORD);
+            let done = (tail + offset_of!(lithos_tail, done)) as u32;
+            let (first, second) = match stamp & page == done & page {
+                true => (0, LITHOS_TAIL_RELEASE_2),
+                false => (LITHOS_TAIL_RELEASE_1, 0),
+            };
+            self.edit(tail, LITHOS_TAIL_LATCH_WORD, LITHOS_TAIL_LATCH, 0);
+            self.edit(
+                tail,
+                LITHOS_TAIL_RELEASE_WORD,
+                LITHOS_TAIL_RELEASE_0 | first,
+                0,
+            );
+            let dependents = LITHOS_TAIL_DEPENDENTS | second;
+            self.edit(tail, LITHOS_TAIL_DEPENDENTS_WORD, dependents, 0);
+        }
+        for (gate, atom) in self.geometry.gate_words().zip(self.geometry.atoms()) {
+            self.arena.word(gate, |gate: &Atomic<u32>| {
+                let word = gate.load(ordering::Relaxed);
+                if word != 0 && word != LITHOS_GATE_HALTED {
+                    self.edit(atom, LITHOS_ATOM_EXIT_WORD, LITHOS_ATOM_EXIT, 0);
+                    self.edit(
+                        atom,
+                        LITHOS_ATOM_KIND_WORD,
+                        LITHOS_ATOM_KIND,
+                        LITHOS_ATOM_NULL,
+                    );
+                    gate.store(LITHOS_GATE_HALTED, ordering::Release);
+                }
+            });
+        }
+    }
+
+    fn descriptor_word(&self, at: usize, word: u32) -> u32 {
+        self.arena
+            .word(at + 4 * word as usize, |word: &Atomic<u32>| {
+                word.load(ordering::Relaxed)
+            })
+    }
+
+    /// Has some bits of a descriptor's word be others.
+    fn edit(&self, at: usize, word: u32, bits: u32, value: u32) {
+        self.arena
+            .word(at + 4 * word as usize, |word: &Atomic<u32>| {
+                let others = word.load(ordering::Relaxed) & !bits;
+                word.store(others | value, ordering::Release);
+            });
+    }
+
     /// Retires it. From now on nobody else writes the broker's word.
     pub(crate) fn retire(&self) {
         if !self.is_retired() {
@@ -181,17 +244,17 @@ impl Channel {
     }
 
     /// Waits until every chain has ended, at most for so many milliseconds and no longer than the
-    /// chains are said to take together. Opens the gates again and again meanwhile: a scheduler that
-    /// has not heard yet may shut them. The time counts from when it was retired, if it was: so all
+    /// chains are said to take together. Meanwhile it opens the gates again and again, or has the chains of
+    /// a process that ends run out: a scheduler that has not heard yet may shut them. The time counts from when it was retired, if it was: so all
     /// channels of a process that ends have it together, however many there are.
-    pub(crate) fn wait_for_tails(&self, limit_ms: u32) {
+    pub(crate) fn wait_for_tails(&self, limit_ms: u32, ends: bool) {
         let start_ns = match self.retired_ns.load(ordering::Acquire) {
             0 => now_ns(),
             retired_ns => retired_ns,
         };
         let limit_ns = u64::from(limit_ms) * 1_000_000;
         loop {
-            self.release();
+            self.let_go(ends);
             let (chains, predicted_ns) = self.running();
             // What says nothing about itself may take the whole time.
             let limit_ns = match predicted_ns {

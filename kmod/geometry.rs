@@ -11,6 +11,9 @@ use crate::abi::*;
 const PAGE: u64 = LITHOS_PAGE_BYTES as u64;
 const MAP_BYTES_MAX: u64 = 1 << LITHOS_MAP_SHIFT;
 
+/// Regions of atoms, in the order of their gates.
+const ATOMS: [lithos_region_kind; 2] = [LITHOS_REGION_ATOMS, LITHOS_REGION_CLUSTER_ATOMS];
+
 /// Sizes in bytes.
 #[derive(Clone, Copy)]
 pub(crate) struct Geometry {
@@ -47,7 +50,10 @@ impl Geometry {
             && ring_needed <= claim.ring_bytes
             && claim.regions.iter().all(fits)
             && is_laid_out(LITHOS_REGION_GATES, core::mem::size_of::<lithos_gate>())
-            && is_laid_out(LITHOS_REGION_TAILS, core::mem::size_of::<lithos_tail>());
+            && is_laid_out(LITHOS_REGION_TAILS, core::mem::size_of::<lithos_tail>())
+            && ATOMS
+                .iter()
+                .all(|kind| is_laid_out(*kind, LITHOS_DESCRIPTOR_STRIDE as usize));
         fine.then_some(Self {
             ring_bytes: claim.ring_bytes,
             arena_bytes: claim.arena_bytes,
@@ -60,6 +66,11 @@ impl Geometry {
     pub(crate) fn gate_words(&self) -> impl Iterator<Item = usize> {
         self.places(LITHOS_REGION_GATES)
             .map(|gate| gate + core::mem::offset_of!(lithos_gate, word))
+    }
+
+    /// Returns where in the arena the atoms are, each behind the gate of the same number.
+    pub(crate) fn atoms(&self) -> impl Iterator<Item = usize> + '_ {
+        ATOMS.into_iter().flat_map(|kind| self.places(kind))
     }
 
     /// Returns where in the arena the tails are.

@@ -487,7 +487,7 @@ pub(crate) fn tenant_ended(tenant: &Tenant) {
         };
         id = channel.id;
         if channel.tenant == tenant.id {
-            retire(&channel);
+            retire(&channel, true);
             if !channel.is_arena_mapped() {
                 end_channel(&channel);
             }
@@ -573,19 +573,20 @@ pub(crate) fn channel_at(bits: u64) -> Result<Arc<Channel>> {
 /// Ends a channel at its tenant's wish.
 pub(crate) fn close_channel(tenant: &Tenant, id: u64) -> Result {
     let channel = channel_of(tenant, id)?;
-    retire(&channel);
+    retire(&channel, false);
     end_channel(&channel);
     Ok(())
 }
 
-/// Retires a channel: its gates are open, and what waits on it is told.
-fn retire(channel: &Channel) {
+/// Retires a channel: its chains go on without anybody, or run out if its tenant ends; and what waits on it
+/// is told.
+fn retire(channel: &Channel, ends: bool) {
     // Whoever arms a channel does it under the lock: it does not come after this.
     let _ = with(|_| {
         channel.retire();
         Ok(())
     });
-    channel.release();
+    channel.let_go(ends);
     channel.awaited.end();
 }
 
@@ -614,9 +615,12 @@ pub(crate) fn heard(id: u64) {
 /// Waits, bounded, until the GPU has left an arena that was unmapped; if its tenant has ended, its
 /// channel does now.
 pub(crate) fn arena_unmapped(channel: &Arc<Channel>) {
-    channel.wait_for_tails(crate::death_wait_ms());
-    let has_ended = with(|registry| Ok(registry.tenants.get(channel.tenant).is_none()));
-    if has_ended.unwrap_or(true) {
+    let has_ended = || {
+        let ended = with(|registry| Ok(registry.tenants.get(channel.tenant).is_none()));
+        ended.unwrap_or(true)
+    };
+    channel.wait_for_tails(crate::death_wait_ms(), has_ended());
+    if has_ended() {
         end_channel(channel);
     }
 }

@@ -215,7 +215,7 @@ void gpu_close(struct file_private *file)
 	struct pin *pin, *next_pin;
 
 	list_for_each_entry_safe(walk, next_walk, &file->walks, list) {
-		bool open = READ_ONCE(*walk->gate) == LITHOS_GATE_OPEN;
+		bool open = READ_ONCE(*walk->gate) != LITHOS_GATE_SHUT;
 		bool done = READ_ONCE(walk->tail->done) == (u32)READ_ONCE(walk->tail->published);
 
 		note("closed by %d: gate %s, chain %s\n", file->pid, open ? "open" : "shut",

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The end of a process whose chains the GPU still runs: its gates open, and its arena stays until they
+//! The end of a process whose chains the GPU still runs: they run out, and its arena stays until they
 //! have ended, or time is up.
 
 use std::mem::offset_of;
@@ -11,6 +11,8 @@ use lithos_vm::device::{GPU, claim};
 use lithos_vm::{Device, Module, Pages, Process, Scheduler};
 use nix::sys::mman::ProtFlags;
 
+/// What words of an atom say, of which one bit or another is to go.
+const ATOM: u32 = 0xffff_ffff;
 /// Far more than any predicted time here.
 const LONG_NS: u64 = 600_000_000_000;
 
@@ -36,6 +38,22 @@ fn suspended(remaining_ns: u64) -> Process {
         let arena = arena.expect("an arena");
         let (words, tail) = (arena.words(), offset(LITHOS_REGION_TAILS));
         words.half(gate()).store(LITHOS_GATE_SHUT, Release);
+        let set = |at: usize, word: u32, value| {
+            let word = usize::try_from(word).expect("an index");
+            words.half(at + 4 * word).store(value, Release);
+        };
+        let atom = offset(LITHOS_REGION_ATOMS);
+        for word in [LITHOS_ATOM_KIND_WORD, LITHOS_ATOM_EXIT_WORD] {
+            set(atom, word, ATOM);
+        }
+        let (latch, releases) = (LITHOS_TAIL_LATCH_WORD, LITHOS_TAIL_RELEASE_WORD);
+        for word in [latch, releases, LITHOS_TAIL_DEPENDENTS_WORD] {
+            set(tail, word, u32::MAX);
+        }
+        // It is stamped where release 1 is.
+        let done = arena.address() + tail + offset_of!(lithos_tail, done);
+        let low = u32::try_from(done & 0xffff_ffff).expect("the low half");
+        set(tail, LITHOS_TAIL_ADDRESS_WORD, low);
         let remaining = offset_of!(lithos_tail, remaining_ns);
         words.word(tail + remaining).store(remaining_ns, Release);
         words
@@ -62,19 +80,32 @@ fn a_process_that_is_killed_while_suspended_ends_when_its_chain_has() {
     let arena = arena(&scheduler, id);
     let pid = tenant.pid();
     tenant.signal(nix::sys::signal::Signal::SIGKILL);
-    // The GPU's part: it goes on when the gate opens, and says when it is done.
-    lithos_vm::wait_until("the gate opens", || {
-        arena.words().half(gate()).load(Acquire) == LITHOS_GATE_OPEN
-    });
+    // The GPU's part: it goes on when the gate lets it, and says when it is done.
+    let passes = || arena.words().half(gate()).load(Acquire) == LITHOS_GATE_HALTED;
+    lithos_vm::wait_until("the gate lets pass", passes);
+    // What is behind it runs nothing, and completes nothing but the chain.
+    let word = |kind, index: u32| {
+        let at = offset(kind) + 4 * usize::try_from(index).expect("an index");
+        arena.words().half(at).load(Acquire)
+    };
+    let atom = LITHOS_REGION_ATOMS;
+    assert_eq!(
+        word(atom, LITHOS_ATOM_KIND_WORD),
+        ATOM & !LITHOS_ATOM_KIND | LITHOS_ATOM_NULL
+    );
+    assert_eq!(word(atom, LITHOS_ATOM_EXIT_WORD), ATOM & !LITHOS_ATOM_EXIT);
+    let tail = LITHOS_REGION_TAILS;
+    assert_eq!(word(tail, LITHOS_TAIL_LATCH_WORD), !LITHOS_TAIL_LATCH);
+    assert_eq!(word(tail, LITHOS_TAIL_RELEASE_WORD), !LITHOS_TAIL_RELEASE_0);
+    let rest = LITHOS_TAIL_DEPENDENTS | LITHOS_TAIL_RELEASE_2;
+    assert_eq!(word(tail, LITHOS_TAIL_DEPENDENTS_WORD), !rest);
     assert_eq!(
         scheduler.event_of(LITHOS_EVENT_TENANT_END).pid,
         pid.as_raw()
     );
-    // A scheduler that has not heard yet shuts it again: it opens again.
+    // A scheduler that has not heard yet shuts it again: it lets pass again.
     arena.words().half(gate()).store(LITHOS_GATE_SHUT, Release);
-    lithos_vm::wait_until("the gate opens again", || {
-        arena.words().half(gate()).load(Acquire) == LITHOS_GATE_OPEN
-    });
+    lithos_vm::wait_until("the gate lets pass again", passes);
     // Its arena is still mapped, in a process that is about to end.
     assert_eq!(scheduler.info().expect("info").channels, 1);
     let done = offset(LITHOS_REGION_TAILS) + offset_of!(lithos_tail, done);

@@ -10,7 +10,7 @@ use crate::Page;
 use crate::bindings::*;
 
 /// Bytes from one descriptor to the next: 384 are used, the GPU wants 256-byte alignment.
-pub const DESCRIPTOR_STRIDE: u32 = 512;
+pub const DESCRIPTOR_STRIDE: u32 = LITHOS_DESCRIPTOR_STRIDE;
 
 /// How many things each region of an arena holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

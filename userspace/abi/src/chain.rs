@@ -17,8 +17,10 @@ use crate::grant::Order;
 
 /// What is left of a chain that is halted: the atom that runs, and a few microseconds for each other one.
 const HALTED_NS: u64 = 1_000_000;
+/// Where arenas begin is a multiple of this.
+const PAGE: u64 = LITHOS_PAGE_BYTES as u64;
 /// The most gates of a chain.
-const GATES_MAX: u32 = 63;
+const GATES_MAX: u32 = 254;
 /// Words of a descriptor.
 const DESCRIPTOR_WORDS: usize = 96;
 /// From one atom to the next, and from a gate to its bounce.
@@ -151,17 +153,22 @@ impl<'a> Chains<'a> {
             self.halt(tail);
             return true;
         }
-        let mut has_stored = false;
-        for gate in self.gates_of(tail) {
-            let word = self.gate(gate).word();
-            let found = word.load(Relaxed);
-            if found != order.gate_word() && found != LITHOS_GATE_HALTED {
-                // Unless somebody else has just stored there: a halt, which must stay, or the same.
-                let stored = word.compare_exchange(found, order.gate_word(), Release, Relaxed);
-                has_stored |= stored.is_ok();
-            }
-        }
-        has_stored
+        let gates = self.gates_of(tail);
+        gates.filter(|&gate| self.store_into(gate, order)).count() > 0
+    }
+
+    /// The same for one gate; of halting it is not a whole.
+    ///
+    /// # Panics
+    ///
+    /// If `gate` is not below [`gates`](Self::gates).
+    pub fn store_into(&self, gate: u32, order: Order) -> bool {
+        let word = self.gate(gate).word();
+        let found = word.load(Relaxed);
+        // Unless somebody else has just stored there: a halt, which must stay, or the same.
+        found != order.gate_word()
+            && found != LITHOS_GATE_HALTED
+            && (word.compare_exchange(found, order.gate_word(), Release, Relaxed)).is_ok()
     }
 
     /// Has a chain run out, and nothing come of it: its atoms end that run, those that have not started
@@ -405,14 +412,23 @@ impl<'a> Tail<'a> {
     /// Has it complete nothing but the chain.
     fn make_silent(&self) {
         let (words, _) = self.descriptor();
-        let stamps_last = words[LITHOS_TAIL_DEPENDENTS_WORD as usize].load(Relaxed);
-        let launch = match stamps_last & LITHOS_TAIL_RELEASE_2 {
-            0 => LITHOS_TAIL_RELEASE_0,
-            _ => LITHOS_TAIL_RELEASE_0 | LITHOS_TAIL_RELEASE_1,
+        let stamp = words[LITHOS_TAIL_ADDRESS_WORD as usize].load(Relaxed);
+        let is_first = u64::from(stamp) % PAGE == self.done_address() % PAGE;
+        let (first, second) = match is_first {
+            true => (0, LITHOS_TAIL_RELEASE_2),
+            false => (LITHOS_TAIL_RELEASE_1, 0),
         };
         clear(words, LITHOS_TAIL_LATCH_WORD, LITHOS_TAIL_LATCH);
-        clear(words, LITHOS_TAIL_RELEASE_WORD, launch);
-        clear(words, LITHOS_TAIL_DEPENDENTS_WORD, LITHOS_TAIL_DEPENDENTS);
+        clear(
+            words,
+            LITHOS_TAIL_RELEASE_WORD,
+            LITHOS_TAIL_RELEASE_0 | first,
+        );
+        clear(
+            words,
+            LITHOS_TAIL_DEPENDENTS_WORD,
+            LITHOS_TAIL_DEPENDENTS | second,
+        );
     }
 
     /// Says that the chain of this launch never ran, so that nobody waits for it.
