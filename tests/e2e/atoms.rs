@@ -216,7 +216,7 @@ fn a_held_launch_goes_on_when_the_daemon_is_restarted() {
 
 #[test]
 fn a_held_tenant_can_be_killed_and_its_partition_goes_on() {
-    let bed = managed_gpu(SPLIT);
+    let bed = managed_gpu_under_mps(SPLIT);
     let mut held = exact(&bed, &["--launches", "12"]);
     lithos(&bed, &["hold", "be"]);
     held.tell().expect("a listener");

@@ -41,13 +41,28 @@ pub(crate) fn managed_gpu(configuration: &str) -> Turn {
     turn
 }
 
+/// The same where simulated tenants share the GPU as under MPS; there is time for what is to be in time.
+pub(crate) fn managed_gpu_under_mps(configuration: &str) -> Turn {
+    let mut turn = gpu_or(&Simulation {
+        mps_death_ms: Some(60_000),
+        ..simulation()
+    });
+    turn.start_daemon(configuration).expect("a daemon");
+    turn
+}
+
 /// The same without a daemon.
 pub(crate) fn unmanaged_gpu() -> Turn {
+    gpu_or(&simulation())
+}
+
+/// The real GPU, if it is what the tests are about.
+fn gpu_or(simulation: &Simulation) -> Turn {
     let real = std::env::var_os("LITHOS_TEST_GPU").is_some_and(|value| value == "real");
     let hardware = if real {
         Hardware::Real
     } else {
-        Hardware::Simulated(simulation())
+        Hardware::Simulated(simulation.clone())
     };
     on(&hardware)
 }

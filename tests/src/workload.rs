@@ -49,6 +49,7 @@ pub fn simulation() -> Simulation {
         tpcs: 8,
         clock_mhz: 0.1,
         tolerance_ms: 100,
+        mps_death_ms: None,
     }
 }
 

@@ -44,6 +44,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         tpcs: 16,
         clock_mhz: 1.0,
         tolerance_ms: 600_000,
+        mps_death_ms: None,
     });
     let mut testbed = Testbed::new(Programs::beside_this()?, &hardware)?;
     testbed.start_daemon(CONFIGURATION)?;

@@ -43,6 +43,8 @@ pub struct Simulation {
     pub clock_mhz: f64,
     /// How far the simulation may lag before its times mean nothing, and it fails.
     pub tolerance_ms: u64,
+    /// As under MPS, who ends stays on the GPU for so long; `None`: not at all.
+    pub mps_death_ms: Option<u64>,
 }
 
 impl Simulation {
@@ -53,6 +55,7 @@ impl Simulation {
             tpcs,
             clock_mhz: 1.0,
             tolerance_ms: 60_000,
+            mps_death_ms: None,
         }
     }
 }
@@ -170,6 +173,9 @@ impl Testbed {
             .args(["--tpcs", &simulation.tpcs.to_string()])
             .args(["--clock-mhz", &simulation.clock_mhz.to_string()])
             .args(["--tolerance-ms", &simulation.tolerance_ms.to_string()]);
+        if let Some(ms) = simulation.mps_death_ms {
+            command.args(["--mps-death-ms", &ms.to_string()]);
+        }
         let mut server = Process::start("simgpu serve", &mut command)?;
         // Its first line says that it is ready.
         server.line(PATIENCE)?;

@@ -12,7 +12,8 @@
 //! H100), and so is a counter that is counted down too often.
 //!
 //! A *counter* lies in the descriptor that waits, twice, and is counted down there; at zero that
-//! descriptor is scheduled.
+//! descriptor is scheduled. Until then the hardware remembers how far it is by its address alone, longer than
+//! its process lives: whoever counts there next, goes on where that one was.
 
 use std::cmp::Reverse;
 
@@ -127,7 +128,7 @@ impl Gpu {
             address, action, ..
         } = dependent;
         let restarts = action == Action::InvalidateCopySchedule;
-        if action == Action::DecrementDependence && count_down(&owner.space, address)? > 0 {
+        if action == Action::DecrementDependence && self.count_down(owner, address)? > 0 {
             return Ok(());
         }
         if self.is_active(owner, address) {
@@ -145,6 +146,23 @@ impl Gpu {
         self.agenda.push(Reverse((scheduled.at_ns, number)));
         self.scheduled.insert(number, scheduled);
         Ok(())
+    }
+
+    /// Counts a descriptor down and gives what is left.
+    fn count_down(&mut self, owner: &Owner, address: u64) -> Result<u16, ChainError> {
+        let own = count_down(&owner.space, address)?;
+        let remembered = self.half_counted.get(&address).copied();
+        // Another one's count goes on.
+        let (client, left) = match remembered.filter(|(client, _)| *client != owner.client) {
+            Some((client, before)) => (client, before - 1),
+            None => (owner.client, own),
+        };
+        if left > 0 {
+            self.half_counted.insert(address, (client, left));
+        } else {
+            self.half_counted.remove(&address);
+        }
+        Ok(left)
     }
 
     fn is_active(&self, owner: &Owner, address: u64) -> bool {

@@ -5,7 +5,8 @@
 //! time slices. Under MPS, as was measured on an H100, a client that ends stays on the GPU for some
 //! milliseconds more: what it has begun goes on, and so do the launches behind that. What ends by then, or
 //! is ended by a store into its gates, harms nobody. Whatever still runs or goes round a gate when the
-//! memory is taken away is a fault, and that is everybody's. The configuration says which of the two
+//! memory is taken away is a fault, and that is everybody's. What it has counted down in part, the hardware
+//! remembers. The configuration says which of the two
 //! a simulated GPU does ([`Config::death_ns`](crate::config::Config::death_ns)).
 //!
 //! Memory stays if the server maps it, too: device memory, pinned memory, and registered memory that is
@@ -66,10 +67,16 @@ impl Engine {
 
     /// Takes away everything of a client.
     pub(super) fn forget(&mut self, client: u64) {
-        if let Some(client) = self.clients.remove(&client) {
-            client.answer.end();
+        if let Some(gone) = self.clients.remove(&client) {
+            gone.answer.end();
         }
         self.drop_work(|owner| owner.client == client);
+        if self.config.death_ns.is_none() {
+            let theirs = |&(id, _): &(u64, u16)| id == client;
+            for gpu in &mut self.gpus {
+                gpu.half_counted.retain(|_, counted| !theirs(counted));
+            }
+        }
         self.dispatch_all();
     }
 
