@@ -21,8 +21,8 @@ use crate::api::Launch;
 const PLACES: usize = 4096;
 /// Places in which an operator can be.
 const WAYS: u16 = 4;
-/// A chain has at most so many atoms: a word of links, and the first atom.
-pub(crate) const ATOMS_MAX: u16 = 64;
+/// A chain has at most so many atoms.
+pub(crate) const ATOMS_MAX: u16 = 255;
 /// Into so many atoms a launch is cut to learn how long it takes.
 const ATOMS_TO_LEARN: u16 = 8;
 

@@ -3,7 +3,8 @@
 //!
 //! Tails are taken in turn, by the number of the chain. The links of a chain lie one after another, so
 //! that whoever shuts its gates needs two numbers: a run of them within one 64-bit word, as long as the next power
-//! of two and aligned to it (a buddy allocator whose free lists are bits).
+//! of two and aligned to it (a buddy allocator whose free lists are bits); those of a longer chain begin with
+//! a whole word, and go on in the next ones. Where there is no such row of words a chain has fewer atoms.
 //!
 //! ```text
 //!   word of links   0b_0000_0000_1111_0011     4 to 7: a chain of 5 atoms    0 and 1: one of 2 or 3
@@ -24,6 +25,8 @@ use crate::operators::{Operator, Operators};
 const LOOKS: u64 = 8;
 /// Links in a word.
 const LINKS: u32 = u64::BITS;
+/// The atoms of a chain that has a word of links.
+const ATOMS_OF_A_WORD: u16 = 65;
 /// A tail whose owner is just about to change.
 const BUSY: u64 = u64::MAX;
 
@@ -74,11 +77,20 @@ impl Held {
         }
     }
 
-    /// Its links as a word, and which bits of that.
-    fn run(self) -> (usize, u64) {
-        let ones = run_of(self.atoms - 1);
-        ((self.first / LINKS) as usize, ones << (self.first % LINKS))
+    /// Its links as words, and which bits of those.
+    fn runs(self) -> impl Iterator<Item = (usize, u64)> {
+        let word = (self.first / LINKS) as usize;
+        let shift = self.first % LINKS;
+        (word..).zip(runs_of(self.atoms - 1).map(move |bits| bits << shift))
     }
+}
+
+/// So many links as bits of one word after another, from the beginning of the first.
+fn runs_of(links: u16) -> impl Iterator<Item = u64> {
+    let words = u32::from(links).div_ceil(LINKS);
+    let last = u32::from(links) - LINKS * words.saturating_sub(1);
+    let last = run_of(u16::try_from(last).unwrap_or(1));
+    (1..words).map(|_| u64::MAX).chain([last])
 }
 
 /// So many links, rounded up to a power of two, as bits from the lowest on.
@@ -125,19 +137,25 @@ impl Places {
         self.look(tail, chains, operators);
         let owner = &self.tails[tail as usize];
         (owner.compare_exchange(0, BUSY, Acquire, Relaxed)).ok()?;
-        let links = held.atoms - 1;
-        let first = self.take_links(links, has_clusters).or_else(|| {
+        let take = |atoms: u16| {
+            let first = self.take_links(atoms - 1, has_clusters)?;
+            Some(Held {
+                first,
+                atoms,
+                ..held
+            })
+        };
+        let taken = take(held.atoms).or_else(|| {
             self.look_at_oldest(number, u64::MAX, chains, operators);
-            self.take_links(links, has_clusters)
+            take(held.atoms).or_else(|| take(held.atoms.min(ATOMS_OF_A_WORD)))
         });
         let at = chains.tail(number);
         at.number().store(number, Relaxed);
-        let Some(first) = first else {
+        let Some(held) = taken else {
             at.publish_done(launch);
             owner.store(0, Release);
             return None;
         };
-        let held = Held { first, ..held };
         // Until it is published nobody takes it for one that has completed: the tail says 0.
         at.published().store(0, Release);
         let generation = number / self.tails.len() as u64;
@@ -223,9 +241,10 @@ impl Places {
     }
 
     fn free(&self, held: Held) {
-        let (word, bits) = held.run();
-        if let Some(word) = self.words.get(word) {
-            word.fetch_and(!bits, Release);
+        for (word, bits) in held.runs() {
+            if let Some(word) = self.words.get(word) {
+                word.fetch_and(!bits, Release);
+            }
         }
     }
 
@@ -235,6 +254,12 @@ impl Places {
         } else {
             0..self.plain_words
         };
+        if u32::from(links) > LINKS {
+            let more = usize::from(links).div_ceil(LINKS as usize) - 1;
+            let mut firsts = words.start..words.end.saturating_sub(more);
+            let first = firsts.find(|&first| self.take_words(first, links))?;
+            return u32::try_from(first).ok().map(|index| index * LINKS);
+        }
         let bits = run_of(links);
         let size = bits.count_ones();
         words.into_iter().find_map(|index| {
@@ -250,6 +275,20 @@ impl Places {
                 }
             }
         })
+    }
+
+    /// Takes so many links from the beginning of a word on, all or none.
+    fn take_words(&self, first: usize, links: u16) -> bool {
+        let take = |word: &AtomicU64, bits: u64| {
+            let take = |used: u64| (used & bits == 0).then_some(used | bits);
+            word.fetch_update(Acquire, Relaxed, take).is_ok()
+        };
+        let words = &self.words[first..];
+        let refused = (words.iter().zip(runs_of(links))).position(|(word, bits)| !take(word, bits));
+        // Those before it were taken whole.
+        let whole = &words[..refused.unwrap_or(0)];
+        whole.iter().for_each(|word| word.store(0, Release));
+        refused.is_none()
     }
 }
 
@@ -286,7 +325,7 @@ mod tests {
     #[test]
     fn what_is_held_survives_its_packing() {
         let operators = Operators::new();
-        for (first, atoms, tpcs) in [(0, 2, 1), (4607, 64, 128), (0xff_ffff, 33, 66)] {
+        for (first, atoms, tpcs) in [(0, 2, 1), (4607, 255, 128), (0xff_ffff, 33, 66)] {
             let held = Held {
                 first,
                 tpcs,
@@ -318,7 +357,7 @@ mod tests {
         let mut running = BTreeMap::new();
         let mut refused = 0;
         for number in 1..5000_u64 {
-            let atoms = u16::try_from(below(63) + 2).expect("64 at most");
+            let atoms = u16::try_from(below(254) + 2).expect("255 at most");
             let has_clusters = below(3) == 0;
             let held = wanted(operator, atoms);
             match places.take((number, number), held, has_clusters, &chains, &operators) {

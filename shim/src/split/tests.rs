@@ -8,7 +8,7 @@ use lithos_abi::Page;
 use lithos_abi::bindings::*;
 use lithos_abi::chain::Chains;
 use lithos_abi::grant::{Grant, Order};
-use lithos_descriptor::hopper::{Action, Kind, Words, fields};
+use lithos_descriptor::hopper::{Action, Dependent, Kind, Words, fields};
 
 use super::*;
 use crate::launch::prepare as prepare_launch;
@@ -177,7 +177,18 @@ fn gates_are_as_ordered_from_the_first_moment() {
 #[test]
 fn a_chain_that_is_halted_runs_out_and_completes_nothing_but_itself() {
     let split = Split::new();
-    let Uploaded { sequence, .. } = split.launch(5, [1000, 1, 1], None);
+    let mut words = words([1000, 1, 1], None, false);
+    // What launches of a driver have.
+    fields::ARRIVE_AT_LATCH_VALID.set(&mut words, 1);
+    fields::RELEASE_ENABLE.at(0).set(&mut words, 1);
+    let dependent = Dependent {
+        address: 0x2_0000_0000,
+        action: Action::DecrementDependence,
+        prefetch: false,
+    };
+    let mut descriptor = Descriptor::new(&mut words).expect("version 4.0");
+    (descriptor.set_dependent(0, Some(dependent))).expect("an address");
+    let Uploaded { sequence, .. } = split.upload(5, [1000, 1, 1], words);
     let number = split.tail_of(sequence).expect("a chain");
     let chains = split.chains();
     let tail = || read(chains.tail(number).descriptor());

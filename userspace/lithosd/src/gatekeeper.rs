@@ -28,22 +28,21 @@ use std::time::Duration;
 use lithos_abi::grant::Order;
 use lithos_device::futex;
 use lithos_device::pages::LivePages;
-use lithos_policy::{Activity, ChannelId, Class, GpuId, Hand, Nanos, Standing, TpcSet};
+use lithos_policy::{Activity, ChannelId, Class, GpuId, Hand, Nanos, RECENT, Standing, TpcSet};
 
 use crate::clock;
+use chains::Mode;
 use member::Member;
 pub use member::Seen;
 pub use reaction::ReactionStatus;
 use reaction::Reactions;
 
-/// For how long the thread looks all the time after somebody has been active.
-const AWAKE: Nanos = Nanos(20_000_000);
 /// How often it looks while it dozes.
 const DOZE: Duration = Duration::from_millis(1);
 /// How often it looks in any case.
 const SLEEP: Duration = Duration::from_millis(250);
 /// Between two looks at what chains have come and gone, while wide awake.
-const FOLLOW: Nanos = Nanos(50_000);
+const FOLLOW: Nanos = Nanos(20_000);
 /// Between two looks for chains that do not move.
 const INSPECT: Nanos = Nanos(1_000_000);
 /// Looks without giving the processor to others.
@@ -248,7 +247,14 @@ impl Keeper {
         for member in &self.members {
             let activity = self.gpus.get(&member.gpu).copied().unwrap_or_default();
             let standing = member.standing();
-            if member.order(activity.holds(now, standing), now) && standing.hand != Hand::Held {
+            let mode = if activity.holds(now, standing) {
+                Mode::Held
+            } else if activity.paces(now, standing) {
+                Mode::Paced
+            } else {
+                Mode::Open
+            };
+            if member.set_mode(mode, now) && standing.hand != Hand::Held {
                 shut = Some(member.gpu);
             }
             member.turn(follows, inspects, now);
@@ -289,7 +295,7 @@ impl Keeper {
                 continue;
             }
             let idle = self.gpus.get(&member.gpu).and_then(|gpu| gpu.idle(now));
-            if idle.is_some_and(|idle| idle < AWAKE) {
+            if idle.is_some_and(|idle| idle < RECENT) {
                 return Wakefulness::Awake;
             }
             wakefulness = Wakefulness::Dozing;

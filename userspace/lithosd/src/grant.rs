@@ -18,8 +18,11 @@ use lithos_policy::{
 use crate::broker::{Answer, Arrival, Broker};
 use crate::gpu::Gpu;
 
-/// TPCs of a channel that is squeezed.
+/// TPCs that a channel keeps at least when it is squeezed,
 const SQUEEZED_TPCS: u32 = 2;
+/// and how long its atoms may become by it, in microseconds: those that run when a process dies have to end
+/// within a few milliseconds, or its neighbours die, too.
+const SQUEEZED_ATOM_US: u32 = 1000;
 /// What a channel of no partition that is known is.
 const NOBODYS: Standing = Standing {
     class: Class::LatencyCritical,
@@ -106,7 +109,7 @@ impl Broker {
             Some(known) => (known.standing(), known.entry.atom_us()),
             None => (NOBODYS, 0),
         };
-        let squeezed = (standing.hand == Hand::Squeezed).then(|| self.squeezed(id, tpcs));
+        let squeezed = (standing.hand == Hand::Squeezed).then(|| self.squeezed(id, tpcs, atom_us));
         let borrowed = self.borrowed(id).unwrap_or_default();
         let Some(channel) = self.channels.get_mut(&id) else {
             // Not handed over yet: it is told then.
@@ -145,10 +148,19 @@ impl Broker {
         self.publish_again(grants.collect());
     }
 
-    /// Returns what a channel may use while it is squeezed: as few of its TPCs as its clusters have room on.
-    fn squeezed(&self, id: ChannelId, tpcs: TpcSet) -> TpcSet {
-        let channel = self.scheduler.channel(id);
-        channel.map_or(tpcs, |view| self.fewest(&view, tpcs, SQUEEZED_TPCS))
+    /// Returns what a channel may use while it is squeezed: as few of its TPCs as its clusters have room on,
+    /// and its atoms time, beside those of the other channels of its partition.
+    fn squeezed(&self, id: ChannelId, tpcs: TpcSet, atom_us: u32) -> TpcSet {
+        let Some(channel) = self.scheduler.channel(id) else {
+            return tpcs;
+        };
+        let together =
+            |other: &ChannelView| other.partition == channel.partition && other.gpu == channel.gpu;
+        let channels = self.scheduler.channels().filter(together).count();
+        let channels = u32::try_from(channels).unwrap_or(u32::MAX);
+        let work_us = tpcs.len().saturating_mul(atom_us).saturating_mul(channels);
+        let needed = work_us.div_ceil(SQUEEZED_ATOM_US).max(SQUEEZED_TPCS);
+        self.fewest(&channel, tpcs, needed)
     }
 
     /// Returns so many of a channel's TPCs, or all if its clusters have no room on these.

@@ -12,8 +12,8 @@ use lithos_abi::bindings::LITHOS_TPCS_MAX;
 use lithos_policy::{Class, GpuId, Oversize, PartitionName, PartitionSpec};
 use serde::{Deserialize, Serialize};
 
-/// How long atoms of best effort are to be, unless its operator says otherwise: none are made, as long as it is
-/// not certain that no launch begins early (ARCHITECTURE.md, "Atoms").
+/// How long atoms of best effort are to be, unless its operator says otherwise: none are made, because every
+/// launch pays for the look whether to split it, and what is split for each atom.
 const BE_ATOM_US: u32 = 0;
 /// What an operator may say. A chain costs some microseconds an atom; and under MPS the death of a process
 /// harms nobody only if the atom that runs ends within five milliseconds (ARCHITECTURE.md).

@@ -12,13 +12,17 @@
 //!                                 <-> linger
 //! ```
 //!
-//! What an operator orders by hand comes first.
+//! In between it goes on at a pace (`pace.rs`). What an operator orders by hand comes first.
 
 use crate::id::Nanos;
 use crate::partition::Class;
 
 /// For how long a GPU has to be idle until best effort goes on.
 pub const LINGER: Nanos = Nanos(10_000);
+
+/// For how long after somebody latency-critical was active the next time is expected any moment: best effort
+/// goes on at a pace then.
+pub const RECENT: Nanos = Nanos(20_000_000);
 
 /// What an operator has ordered about a partition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -76,6 +80,11 @@ impl Activity {
         standing.hand == Hand::Held
             || standing.is_in_the_way() && self.idle(now).is_some_and(|idle| idle < LINGER)
     }
+
+    /// Returns whether the chains of a channel, if they are not to be held, are to go on at a pace.
+    pub fn paces(&self, now: Nanos, standing: Standing) -> bool {
+        standing.is_in_the_way() && self.idle(now).is_some_and(|idle| idle < RECENT)
+    }
 }
 
 #[cfg(test)]
@@ -104,6 +113,17 @@ mod tests {
         activity.see(Nanos(20), false);
         assert!(activity.holds(Nanos(9 + LINGER.0), standing(BE, Hand::Released)));
         assert!(!activity.holds(Nanos(10 + LINGER.0), standing(BE, Hand::Released)));
+    }
+
+    #[test]
+    fn best_effort_goes_on_at_a_pace_until_nobody_has_been_active_for_long() {
+        let mut activity = Activity::default();
+        let free = standing(BE, Hand::Released);
+        assert!(!activity.paces(Nanos(0), free));
+        activity.see(Nanos(10), true);
+        assert!(activity.paces(Nanos(9 + RECENT.0), free));
+        assert!(!activity.paces(Nanos(10 + RECENT.0), free));
+        assert!(!activity.paces(Nanos(10), standing(Class::LatencyCritical, Hand::Released)));
     }
 
     #[test]

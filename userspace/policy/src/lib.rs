@@ -26,6 +26,7 @@ mod gpu;
 mod handover;
 mod hold;
 mod id;
+mod pace;
 mod partition;
 mod place;
 mod refusal;
@@ -37,8 +38,9 @@ mod view;
 
 pub use command::{Command, Grant, Request};
 pub use event::{Event, Left};
-pub use hold::{Activity, Hand, LINGER, Standing};
+pub use hold::{Activity, Hand, LINGER, RECENT, Standing};
 pub use id::{ChannelId, GpuId, Nanos, Revision, TenantId};
+pub use pace::{AHEAD, Pace};
 pub use partition::{Class, NameError, Oversize, PartitionName, PartitionSpec};
 pub use refusal::Refusal;
 pub use scheduler::{MAX_PARTITIONS, Scheduler, Settings};

@@ -22,7 +22,7 @@ use lithos_abi::chain::Tail;
 use lithos_abi::grant::Order;
 use lithos_abi::ring::Read;
 use lithos_device::pages::LivePages;
-use lithos_policy::{Nanos, TpcSet};
+use lithos_policy::{Nanos, Pace, TpcSet};
 
 use super::member::Seen;
 
@@ -44,13 +44,38 @@ pub(super) struct Chains {
     followed: Vec<Followed>,
     /// Which tails have a chain that is followed.
     taken: Vec<bool>,
-    order: Order,
+    mode: Mode,
     /// Since when.
     since: Nanos,
     squeezed: Option<TpcSet>,
     seen: Seen,
     /// When the gates of all were last looked at.
     looked: Nanos,
+}
+
+/// What gates are to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// To let pass.
+    #[default]
+    Open,
+    /// To let pass as [`Pace`] says. Until then they are shut, and those of chains to come as well.
+    Paced,
+    /// To hold up.
+    Held,
+    /// To end what comes to them, for ever.
+    Halted,
+}
+
+impl Mode {
+    /// The order that is written for it.
+    fn order(self) -> Order {
+        match self {
+            Self::Open => Order::Open,
+            Self::Paced | Self::Held => Order::Shut,
+            Self::Halted => Order::Halt,
+        }
+    }
 }
 
 /// A chain that may still run, or has a number and is not published yet.
@@ -70,6 +95,10 @@ struct Followed {
     is_stalled: bool,
     /// When it was first seen to have begun.
     first: Option<Nanos>,
+    /// Its atoms that are known to have completed, from the first on.
+    completed: u32,
+    /// While its gates are opened one after another: which are open, and how many of them were stored into.
+    pace: Option<(Pace, u32)>,
 }
 
 impl Followed {
@@ -83,6 +112,21 @@ impl Followed {
             is_stuck: false,
             is_stalled: false,
             first: None,
+            completed: 0,
+            pace: None,
+        }
+    }
+
+    /// Looks how far it has come.
+    fn look(&mut self, chains: &lithos_abi::chain::Chains<'_>, tail: &Tail<'_>) {
+        let gates = chains.gates_of(tail);
+        if self.completed == 0 && tail.is_first_done(self.launch) {
+            self.completed = 1;
+        }
+        if self.completed > 0 {
+            let rest = gates.skip(self.completed as usize - 1);
+            let done = rest.take_while(|&gate| chains.gate(gate).is_atom_done(self.launch));
+            self.completed += u32::try_from(done.count()).unwrap_or(0);
         }
     }
 }
@@ -95,7 +139,7 @@ impl Chains {
     pub(super) fn seen(&self) -> Seen {
         Seen {
             running: self.running(),
-            held: self.order != Order::Open,
+            held: self.mode == Mode::Held,
             ..self.seen
         }
     }
@@ -108,21 +152,28 @@ impl Chains {
         self.squeezed = tpcs;
     }
 
-    /// Writes an order, if it is another one; returns whether it was.
-    pub(super) fn order(&mut self, order: Order, live: &LivePages, now: Nanos) -> bool {
-        if self.order == order || self.order == Order::Halt {
+    pub(super) fn is_paced(&self) -> bool {
+        self.mode == Mode::Paced
+    }
+
+    /// Writes what gates are to do, if it is something else; returns whether it was.
+    pub(super) fn set_mode(&mut self, mode: Mode, live: &LivePages, now: Nanos) -> bool {
+        if self.mode == mode || self.mode == Mode::Halted {
             return false;
         }
-        self.order = order;
+        if self.mode.order() != mode.order() {
+            live.order(mode.order());
+        }
+        self.mode = mode;
         self.since = now;
-        self.seen.holds += u64::from(order == Order::Shut);
-        live.order(order);
+        self.seen.since_ns = now.0;
+        self.seen.holds += u64::from(mode == Mode::Held);
         true
     }
 
     /// Ends all chains at their next gates.
     pub(super) fn halt(&mut self, live: &LivePages) {
-        self.order = Order::Halt;
+        self.mode = Mode::Halted;
         live.order(Order::Halt);
         if let Some(chains) = live.chains() {
             chains.store_into_all(Order::Halt);
@@ -159,6 +210,9 @@ impl Chains {
                 _ => chain.number > forgotten,
             };
             taken[place(chain.number)] &= stays;
+            if stays && tail.published().load(Acquire) == chain.launch {
+                chain.look(chains, &tail);
+            }
             stays
         });
         // At most one for each tail, and none twice, whatever the tenant says.
@@ -171,7 +225,7 @@ impl Chains {
     }
 
     /// Has the gates of some more chains be as ordered, and returns whether all are.
-    pub(super) fn settle(&mut self, live: &LivePages) -> bool {
+    pub(super) fn settle(&mut self, live: &LivePages, now: Nanos) -> bool {
         let Some(chains) = live.chains() else {
             return true;
         };
@@ -189,9 +243,15 @@ impl Chains {
                     ..Followed::new(chain.number, is_new)
                 };
             }
-            let order = match self.order {
-                Order::Shut if chain.is_stuck => Order::Open,
-                order => order,
+            let is_paced = self.mode == Mode::Paced && !chain.is_stuck;
+            if is_paced {
+                pace(chains, &tail, chain, now);
+            } else {
+                chain.pace = None;
+            }
+            let order = match self.mode {
+                Mode::Held | Mode::Paced if chain.is_stuck => Order::Open,
+                mode => mode.order(),
             };
             if chain.gates.is_none() && chain.is_new {
                 // They all say the same, then.
@@ -199,15 +259,16 @@ impl Chains {
                 let says = |gate| chains.gate(gate).word().load(Relaxed) == order.gate_word();
                 chain.gates = first.is_some_and(says).then_some(order);
             }
-            if chain.gates == Some(order) && chain.squeezed == self.squeezed {
+            let is_as_ordered = is_paced || chain.gates == Some(order);
+            if is_as_ordered && chain.squeezed == self.squeezed {
                 continue;
             }
             if stores == AT_ONCE {
                 return false;
             }
             stores += 1;
-            if chain.gates != Some(order) {
-                store(live, &tail, order);
+            if !is_as_ordered {
+                store(chains, &tail, order, chain.completed);
                 chain.gates = Some(order);
             }
             if chain.squeezed != self.squeezed && narrow(live, &tail, launch, self.squeezed) {
@@ -244,7 +305,7 @@ impl Chains {
             let predicted = tail.remaining_ns().load(Relaxed);
             let gates = chains.gates_of(&tail);
             let since = now.0.saturating_sub(self.since.0.max(first.0));
-            if self.order == Order::Shut && !chain.is_stuck {
+            if self.mode == Mode::Held && !chain.is_stuck {
                 let atom = match predicted {
                     0 => UNPREDICTED.0,
                     whole => whole / (gates.len() as u64 + 1),
@@ -267,7 +328,7 @@ impl Chains {
             let limit = predicted
                 .saturating_mul(STALLED)
                 .saturating_add(UNPREDICTED.0);
-            if self.order == Order::Open && !chain.is_stalled && since > limit {
+            if matches!(self.mode, Mode::Open | Mode::Paced) && !chain.is_stalled && since > limit {
                 chain.is_stalled = true;
                 self.seen.stalled += 1;
                 if self.seen.stalled.is_power_of_two() {
@@ -283,12 +344,36 @@ impl Chains {
     }
 }
 
-/// Stores an order into the gates of a chain that do not say so already.
-fn store(live: &LivePages, tail: &Tail<'_>, order: Order) {
-    let Some(chains) = live.chains() else {
+/// Opens the gates of a chain that are to be open by now.
+fn pace(chains: &lithos_abi::chain::Chains<'_>, tail: &Tail<'_>, chain: &mut Followed, now: Nanos) {
+    chain.look(chains, tail);
+    let mut gates = chains.gates_of(tail);
+    let atom = Nanos(tail.remaining_ns().load(Relaxed) / (gates.len() as u64 + 1));
+    let begun = chain.completed > 0 || chains.has_begun(tail, chain.launch);
+    let completed = chain.completed;
+    let (pace, stored) = chain.pace.get_or_insert_with(|| (Pace::from(completed), 0));
+    let open = pace.open(now, begun, completed, atom);
+    let open = open.min(u32::try_from(gates.len()).unwrap_or(0));
+    if open > *stored {
+        for gate in gates.by_ref().take(open as usize).skip(*stored as usize) {
+            chains.store_into(gate, Order::Open);
+        }
+        *stored = open;
+        (chain.gates, chain.is_new) = (None, false);
+    }
+}
+
+/// Stores an order into the gates of a chain that do not say so already, but for those that it has long
+/// passed: behind them lie the first so many atoms, of which all but one have completed.
+fn store(chains: &lithos_abi::chain::Chains<'_>, tail: &Tail<'_>, order: Order, completed: u32) {
+    if order == Order::Halt {
+        chains.store(tail, order);
         return;
-    };
-    if chains.store(tail, order) && order == Order::Shut {
+    }
+    let passed = completed.saturating_sub(1) as usize;
+    let gates = chains.gates_of(tail).skip(passed);
+    let stored = gates.filter(|&gate| chains.store_into(gate, order)).count();
+    if stored > 0 && order == Order::Shut {
         let shut = tail.shut();
         shut.store(shut.load(Relaxed).saturating_add(1), Relaxed);
     }

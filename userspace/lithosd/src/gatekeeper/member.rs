@@ -4,13 +4,12 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use lithos_abi::grant::Order;
 use lithos_abi::ring::Progress;
 use lithos_device::pages::LivePages;
 use lithos_policy::{Class, GpuId, Hand, Nanos, Standing, TpcSet};
 use serde::{Deserialize, Serialize};
 
-use super::chains::Chains;
+use super::chains::{Chains, Mode};
 use super::lock;
 
 /// For how long a launch without a record counts as one that is about to come.
@@ -31,6 +30,8 @@ pub(crate) struct Member {
     launches: Mutex<Launches>,
     /// Gates may not be as ordered yet.
     unsettled: AtomicBool,
+    /// Gates are opened one after another.
+    is_paced: AtomicBool,
     /// Chains that may still run.
     running: AtomicU64,
 }
@@ -52,6 +53,8 @@ pub struct Seen {
     pub running: u64,
     /// Whether their gates are shut.
     pub held: bool,
+    /// Since when they are as they are ordered to be, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub since_ns: u64,
     /// How often they were shut.
     pub holds: u64,
     /// Chains that could not go on while their gates were shut, and were opened for that.
@@ -79,6 +82,7 @@ impl Member {
                 since: None,
             }),
             unsettled: AtomicBool::new(true),
+            is_paced: AtomicBool::new(false),
             running: AtomicU64::new(0),
         }
     }
@@ -141,23 +145,24 @@ impl Member {
         (oldest <= self.live.ring().reserved()).then_some(oldest)
     }
 
-    /// Has gates be shut, or open; returns whether they were shut just now, and there were any.
-    pub(crate) fn order(&self, holds: bool, now: Nanos) -> bool {
-        let order = if holds { Order::Shut } else { Order::Open };
-        if !lock(&self.chains).order(order, &self.live, now) {
+    /// Says what gates are to do; returns whether they were shut just now, and there were any.
+    pub(crate) fn set_mode(&self, mode: Mode, now: Nanos) -> bool {
+        if !lock(&self.chains).set_mode(mode, &self.live, now) {
             return false;
         }
         self.turn(true, false, now);
-        holds && self.has_chains()
+        mode == Mode::Held && self.has_chains()
     }
 
     /// Stores into the gates of some more chains, if they are not as ordered; looks before that which chains
     /// there are, and whether they move.
     pub(crate) fn turn(&self, follows: bool, inspects: bool, now: Nanos) {
-        if !follows && !inspects && !self.is_unsettled() {
+        let is_paced = self.has_chains() && self.is_paced.load(Ordering::Relaxed);
+        if !follows && !inspects && !is_paced && !self.is_unsettled() {
             return;
         }
         let mut chains = lock(&self.chains);
+        self.is_paced.store(chains.is_paced(), Ordering::Relaxed);
         if follows {
             chains.follow(&self.live);
             self.running.store(chains.running(), Ordering::Relaxed);
@@ -165,7 +170,7 @@ impl Member {
         if inspects {
             chains.inspect(&self.live, now);
         }
-        let is_settled = chains.settle(&self.live);
+        let is_settled = chains.settle(&self.live, now);
         self.unsettled.store(!is_settled, Ordering::Relaxed);
     }
 
