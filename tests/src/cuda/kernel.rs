@@ -20,6 +20,10 @@ pub struct Module {
 
 /// The kernels, as PTX.
 pub mod source {
+    /// `beat`: blocks that tell the host when one begins and when one ends.
+    pub const BEAT: &str = include_str!("../../kernels/beat.ptx");
+    /// `saxpy`: y = a x + y, which waits for memory.
+    pub const SAXPY: &str = include_str!("../../kernels/saxpy.ptx");
     /// `empty`: nothing.
     pub const EMPTY: &str = include_str!("../../kernels/empty.ptx");
     /// `work`: a set number of multiplications.

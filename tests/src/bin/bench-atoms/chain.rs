@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! What it costs a kernel to be a chain.
+//! What it costs a kernel to be a chain: one that computes, and one that waits for memory.
 
 use anyhow::Context;
 use lithos_tests::latency::median;
@@ -10,11 +10,11 @@ use super::figures::{Name, Values};
 use super::{GpuKind, lithos};
 
 /// How long the kernel takes, in microseconds.
-const KERNEL_US: f64 = 3700.0;
+pub(crate) const KERNEL_US: f64 = 3700.0;
 /// Rounds of all sides.
 const ROUNDS: usize = 5;
-/// Atoms that are asked for; 1 is the kernel as it is.
-const ATOMS: [u32; 3] = [1, 16, 64];
+/// How long a saxpy of 2^28 elements is taken to take.
+const SAXPY_US: f64 = 1270.0;
 
 /// The shape of a best-effort kernel, and how many iterations make its length.
 #[derive(Clone, Debug)]
@@ -36,7 +36,7 @@ impl Kernel {
             blocks,
             iterations: 1000,
         };
-        let rate = guess.rate(&testbed.json(testbed.unmanaged(&words(&guess.arguments(0.5))))?)?;
+        let rate = rate(&testbed.json(testbed.unmanaged(&words(&guess.arguments(0.5))))?)?;
         // So many kernels a second now; the length grows with the iterations.
         let wanted = 1e6 / KERNEL_US;
         #[expect(
@@ -50,16 +50,19 @@ impl Kernel {
 
     /// The arguments of a tenant that launches it back to back.
     pub(crate) fn arguments(&self, seconds: f64) -> Vec<String> {
+        let mut arguments = self.of_role("be");
+        let more = format!("--queue 2 --seconds {seconds}");
+        arguments.extend(more.split(' ').map(str::to_owned));
+        arguments
+    }
+
+    /// The arguments of a tenant that launches it in a role.
+    pub(crate) fn of_role(&self, role: &str) -> Vec<String> {
         let text = format!(
-            "be --queue 2 --blocks {} --iterations {} --seconds {seconds}",
+            "{role} --blocks {} --iterations {}",
             self.blocks, self.iterations
         );
         text.split(' ').map(str::to_owned).collect()
-    }
-
-    /// Kernels a second, as the tenant reports them.
-    pub(crate) fn rate(&self, report: &Value) -> anyhow::Result<f64> {
-        report["kernels_per_s"].as_f64().context("no kernels_per_s")
     }
 }
 
@@ -67,30 +70,58 @@ pub(crate) fn words(arguments: &[String]) -> Vec<&str> {
     arguments.iter().map(String::as_str).collect()
 }
 
+/// Kernels a second, as a tenant reports them.
+fn rate(report: &Value) -> anyhow::Result<f64> {
+    report["kernels_per_s"].as_f64().context("no kernels_per_s")
+}
+
 pub(crate) fn added(testbed: &Testbed, gpu: GpuKind, values: &mut Values) -> anyhow::Result<()> {
     let kernel = Kernel::of_blocks(testbed, gpu, 20_000)?;
     lithos(testbed, &["partition", "create", "chain", "--class", "be"])?;
     let seconds = if gpu == GpuKind::Real { 1.0 } else { 0.2 };
-    let arguments = kernel.arguments(seconds);
-    let mut sides = [const { Vec::new() }; ATOMS.len()];
+    let compute = compare(
+        testbed,
+        gpu,
+        &kernel.arguments(seconds),
+        KERNEL_US,
+        [1, 16, 64],
+    )?;
+    values.set(Name::Chain16, compute[1]);
+    values.set(Name::Chain64, compute[2]);
+    let arguments = [
+        "saxpy".to_owned(),
+        "--seconds".to_owned(),
+        seconds.to_string(),
+    ];
+    let memory = compare(testbed, gpu, &arguments, SAXPY_US, [1, 4])?;
+    values.set(Name::Saxpy, memory[1]);
+    lithos(testbed, &["partition", "delete", "chain"])
+}
+
+/// By how many per cent a kernel takes longer in so many atoms; the first is the kernel as it is.
+fn compare<const N: usize>(
+    testbed: &Testbed,
+    gpu: GpuKind,
+    arguments: &[String],
+    kernel_us: f64,
+    atoms: [u32; N],
+) -> anyhow::Result<[f64; N]> {
+    let mut sides = [const { Vec::new() }; N];
     for _ in 0..ROUNDS {
-        for (side, atoms) in sides.iter_mut().zip(ATOMS) {
+        for (side, atoms) in sides.iter_mut().zip(atoms) {
             let us = match (atoms, gpu) {
                 (1, _) => 0.0,
-                (_, GpuKind::Real) => (KERNEL_US / f64::from(atoms)).ceil(),
+                (_, GpuKind::Real) => (kernel_us / f64::from(atoms)).ceil(),
                 (_, GpuKind::Simulated) => 100.0,
             };
-            lithos(
-                testbed,
-                &["partition", "set", "chain", "--atom-us", &us.to_string()],
-            )?;
-            let command = testbed.managed(&["--partition", "chain"], &words(&arguments));
-            side.push(1e6 / kernel.rate(&testbed.json(command)?)?);
+            let us = us.to_string();
+            lithos(testbed, &["partition", "set", "chain", "--atom-us", &us])?;
+            let command = testbed.managed(&["--partition", "chain"], &words(arguments));
+            side.push(1e6 / rate(&testbed.json(command)?)?);
         }
     }
-    let [whole, sixteen, sixty_four] = sides.map(|side| median(&side).unwrap_or(f64::NAN));
-    println!("  {kernel:?}: {whole:.1} us whole, {sixteen:.1} in 16 atoms, {sixty_four:.1} in 64");
-    values.set(Name::Chain16, 100.0 * (sixteen / whole - 1.0));
-    values.set(Name::Chain64, 100.0 * (sixty_four / whole - 1.0));
-    lithos(testbed, &["partition", "delete", "chain"])
+    let us = sides.map(|side| median(&side).unwrap_or(f64::NAN));
+    println!("  {}: atoms {atoms:?}: {us:.1?} us", arguments[0]);
+    let whole = us[0];
+    Ok(us.map(|us| 100.0 * (us / whole - 1.0)))
 }

@@ -7,7 +7,7 @@ use super::Step;
 
 /// What is measured, in the order of the promises: the figure, its unit, its target, and the step that
 /// measures it.
-const FIGURES: [(Name, &str, &str, Target, Step); 22] = {
+const FIGURES: [(Name, &str, &str, Target, Step); 23] = {
     use Name::*;
     use Target::{All, AtLeast, AtMost};
     [
@@ -110,6 +110,13 @@ const FIGURES: [(Name, &str, &str, Target, Step); 22] = {
             Step::Kills,
         ),
         (
+            PlainKills,
+            "the same kills of a plain client of MPS",
+            "kills",
+            AtLeast(0.0),
+            Step::Kills,
+        ),
+        (
             Stop,
             "gates shut to last block finished, beyond one atom",
             "us",
@@ -184,6 +191,7 @@ pub(crate) enum Name {
     Priorities190,
     Halves190,
     Kills,
+    PlainKills,
     Stop,
     GoP50,
     GoP99,

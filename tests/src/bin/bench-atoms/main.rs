@@ -5,10 +5,14 @@
 //! A step that fails leaves its figures unmeasured and the others untouched; every program that a step
 //! starts has a deadline.
 
+mod build;
 mod chain;
 mod figures;
+mod kills;
 mod pair;
 mod random;
+mod reaction;
+mod torch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -130,10 +134,10 @@ fn take(step: Step, testbed: &Testbed, gpu: GpuKind, values: &mut Values) -> any
         Step::Chain => chain::added(testbed, gpu, values),
         Step::Pair => pair::beside(testbed, gpu, values),
         Step::Random => random::exact(testbed, gpu, values),
-        // What no step measures yet stays unmeasured, and is said to be.
-        Step::Build | Step::Kills | Step::Reaction | Step::Torch => {
-            anyhow::bail!("not measured by this benchmark yet")
-        }
+        Step::Build => build::cost(testbed, gpu, values),
+        Step::Kills => kills::beside(testbed, gpu, values),
+        Step::Reaction => reaction::of_gates(testbed, gpu, values),
+        Step::Torch => torch::same(testbed, gpu, values),
     }
 }
 

@@ -70,6 +70,7 @@ struct Row {
 struct Blocks {
     us: u32,
     count: u32,
+    /// Length of atoms.
     atom_us: &'static str,
 }
 
@@ -80,9 +81,11 @@ pub(crate) fn beside(testbed: &Testbed, gpu: GpuKind, values: &mut Values) -> an
         .context("no GPU")?
         .len();
     let half = (tpcs / 2).to_string();
+    // Best effort uses all of it, and has to have one of its own.
+    let most = (tpcs - 1).to_string();
     let partitions: [&[&str]; 4] = [
-        &["lc", "--class", "lc", "--guarantee", "4"],
-        &["be", "--class", "be", "--atom-us", "60", "--borrow"],
+        &["lc", "--class", "lc", "--guarantee", &most],
+        &["be", "--class", "be", "--borrow"],
         &["lc-half", "--class", "lc", "--guarantee", &half],
         &["be-half", "--class", "be", "--guarantee", &half],
     ];
@@ -92,7 +95,7 @@ pub(crate) fn beside(testbed: &Testbed, gpu: GpuKind, values: &mut Values) -> an
         Blocks {
             us: 20,
             count: 190_000,
-            atom_us: "60",
+            atom_us: "20",
         },
         Blocks {
             us: 190,
@@ -118,13 +121,14 @@ pub(crate) fn beside(testbed: &Testbed, gpu: GpuKind, values: &mut Values) -> an
                 let partition = partitions.iter().find(|words| words[0] == *name);
                 let partition = partition.context("no such partition")?;
                 lithos(testbed, &[&["partition", "create"], *partition].concat())?;
+                if *name == "be" {
+                    let length = ["--atom-us", blocks.atom_us];
+                    lithos(
+                        testbed,
+                        &[&["partition", "set", "be"], &length[..]].concat(),
+                    )?;
+                }
                 created.push(*name);
-            }
-            if created.contains(&"be") {
-                lithos(
-                    testbed,
-                    &["partition", "set", "be", "--atom-us", blocks.atom_us],
-                )?;
             }
             let found = together(testbed, system, &lc, &kernel);
             for name in created {
@@ -241,7 +245,7 @@ fn note(system: &str, us: u32, found: Row, alone: Row, values: &mut Values) {
 }
 
 /// Deletes a partition, once the daemon has noticed that its tenant has gone.
-fn delete(testbed: &Testbed, name: &str) -> anyhow::Result<()> {
+pub(crate) fn delete(testbed: &Testbed, name: &str) -> anyhow::Result<()> {
     lithos_tests::testbed::until("deletion of a partition", Duration::from_secs(10), || {
         let outcome = testbed.outcome(testbed.lithos(&["partition", "delete", name]))?;
         Ok(outcome.status.success().then_some(()))

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! The best-effort role: compute-bound kernels back to back.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use lithos_tests::cuda::{Event, Gpu, Stream};
+use lithos_tests::cuda::{Gpu, Stream};
 use serde::Serialize;
 
 use super::lc::rate;
+use super::queue::back_to_back;
 use super::work::{Size, Work};
 
 #[derive(clap::Args)]
@@ -39,25 +39,19 @@ pub(crate) struct Report {
     sms: u32,
 }
 
-#[derive(Serialize)]
-struct Running {
-    running: bool,
-}
-
 pub(crate) fn run(gpu: Gpu, arguments: &Arguments) -> anyhow::Result<Report> {
     let _context = gpu.primary()?;
     let work = Work::load(&gpu)?;
     let stream = Stream::new()?;
     let shape = arguments.size.shape(&gpu)?;
     let iterations = arguments.size.iterations();
-    let mut pending = VecDeque::new();
 
     work.launch(&shape, iterations, &stream)?;
     stream.synchronize()?;
     work.clear()?;
     let ended = Arc::new(AtomicBool::new(false));
     if arguments.until_eof {
-        super::print(&Running { running: true })?;
+        super::print(&super::Running { running: true })?;
         let ended = Arc::clone(&ended);
         std::thread::spawn(move || {
             while super::read_line().unwrap_or(false) {}
@@ -70,30 +64,17 @@ pub(crate) fn run(gpu: Gpu, arguments: &Arguments) -> anyhow::Result<Report> {
         true => !ended.load(Ordering::Relaxed),
         false => begin.elapsed() < length,
     };
-    let mut kernels = 0;
-    while goes_on() {
-        let event = if pending.len() < arguments.queue.max(1) {
-            Event::new()?
-        } else {
-            let oldest: Event = pending.pop_front().expect("the queue is full");
-            oldest.synchronize()?;
-            oldest
-        };
-        work.launch(&shape, iterations, &stream)?;
-        event.record(&stream)?;
-        pending.push_back(event);
-        kernels += 1;
-    }
-    stream.synchronize()?;
-    let elapsed_s = begin.elapsed().as_secs_f64();
+    let done = back_to_back(&stream, arguments.queue, goes_on, || {
+        work.launch(&shape, iterations, &stream)
+    })?;
     let blocks = work.blocks_run()?;
     Ok(Report {
         role: "be",
-        kernels,
-        kernels_per_s: rate(kernels, elapsed_s),
+        kernels: done.kernels,
+        kernels_per_s: done.kernels_per_s(),
         blocks,
-        blocks_expected: kernels * u64::from(shape.grid[0]),
-        blocks_per_s: rate(blocks, elapsed_s),
+        blocks_expected: done.kernels * u64::from(shape.grid[0]),
+        blocks_per_s: rate(blocks, done.elapsed_s),
         sms: work.sms.count()?,
     })
 }

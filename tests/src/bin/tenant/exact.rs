@@ -55,11 +55,6 @@ pub(crate) struct Report {
     misled: u64,
 }
 
-#[derive(Serialize)]
-struct Running {
-    running: bool,
-}
-
 /// Numbers that look random: xorshift64 (Marsaglia).
 struct Chance(u64);
 
@@ -128,7 +123,7 @@ pub(crate) fn run(gpu: Gpu, arguments: &Arguments) -> anyhow::Result<Report> {
         });
     }
     if arguments.wait_for_line {
-        super::print(&Running { running: true })?;
+        super::print(&super::Running { running: true })?;
         super::read_line()?;
     }
     let mut chance = Chance(arguments.seed.max(1));
@@ -157,7 +152,7 @@ pub(crate) fn run(gpu: Gpu, arguments: &Arguments) -> anyhow::Result<Report> {
         }
     }
     if arguments.wait_for_line {
-        super::print(&Running { running: true })?;
+        super::print(&super::Running { running: true })?;
         super::read_line()?;
     }
     let mut report = Report {
@@ -192,7 +187,7 @@ pub(crate) fn ahead(gpu: Gpu, arguments: &Ahead) -> anyhow::Result<Report> {
     let flag = Buffer::zeroed(1)?;
     let blocks = arguments.blocks.unwrap_or(4 * gpu.sms);
     for _ in 0..arguments.repeat {
-        super::print(&Running { running: true })?;
+        super::print(&super::Running { running: true })?;
         super::read_line()?;
         flag.clear()?;
         kernel.launch(&Shape::row(blocks, 32), &stream, &[flag.address()])?;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! What the launch of an empty kernel costs the host.
+//! What the launch of a kernel costs the host: an empty one, or one that takes its time.
 //!
 //! Launches come in batches short enough that the GPU's queue never fills up: a launch that waits for
 //! the queue says nothing about the launch. Waiting spins, so that launches make no system calls
@@ -17,6 +17,8 @@ use lithos_tests::cuda::{Gpu, Module, Shape, Stream, source};
 use lithos_tests::latency::Distribution;
 use serde::Serialize;
 
+use super::work::{Size, Work};
+
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Launches that are measured.
@@ -28,6 +30,8 @@ pub(crate) struct Arguments {
     /// Launches between two waits.
     #[arg(long, default_value_t = 64)]
     batch: u32,
+    #[command(flatten)]
+    size: Size,
     /// Launches of a turn, each of which waits for a line of input and answers with one of output
     /// [default: all of them, at once].
     #[arg(long)]
@@ -50,9 +54,19 @@ pub(crate) fn run(gpu: Gpu, arguments: &Arguments) -> anyhow::Result<Report> {
     gpu.spin_when_waiting()?;
     let _context = gpu.primary()?;
     let module = Module::load(source::EMPTY)?;
-    let kernel = module.kernel(c"empty")?;
+    let empty = module.kernel(c"empty")?;
+    let work = Work::load(&gpu)?;
     let stream = Stream::new()?;
-    let shape = Shape::row(1, 32);
+    let size = &arguments.size;
+    let takes_time = size.iterations.is_some();
+    let shape = match takes_time {
+        true => size.shape(&gpu)?,
+        false => Shape::row(1, 32),
+    };
+    let one = || match takes_time {
+        true => work.launch(&shape, size.iterations(), &stream),
+        false => empty.launch(&shape, &stream, &[]),
+    };
     let batch = arguments.batch.max(1);
     let mut durations_ns = Vec::with_capacity(arguments.count as usize);
     let launch = |count: u32, durations_ns: Option<&mut Vec<f64>>| -> anyhow::Result<()> {
@@ -60,7 +74,7 @@ pub(crate) fn run(gpu: Gpu, arguments: &Arguments) -> anyhow::Result<Report> {
         let durations_ns = durations_ns.unwrap_or(&mut unused);
         for launch in 0..count {
             let start = Instant::now();
-            kernel.launch(&shape, &stream, &[])?;
+            one()?;
             durations_ns.push(start.elapsed().as_secs_f64() * 1e9);
             if launch % batch == batch - 1 {
                 stream.synchronize()?;

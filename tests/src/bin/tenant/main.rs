@@ -3,6 +3,7 @@
 //! run as tenants. It knows nothing of LithOS. Each role prints one JSON object on standard output.
 
 mod be;
+mod beat;
 mod checksum;
 mod churn;
 mod exact;
@@ -10,7 +11,9 @@ mod grids;
 mod habits;
 mod launches;
 mod lc;
+mod queue;
 mod resident;
+mod saxpy;
 mod smids;
 mod work;
 
@@ -39,6 +42,10 @@ enum Role {
     Lc(lc::Arguments),
     /// Best-effort: kernels back to back.
     Be(be::Arguments),
+    /// The same of kernels that wait for memory.
+    Saxpy(saxpy::Arguments),
+    /// The same, and says when blocks ran and when none did.
+    Beat(beat::Arguments),
     /// How many SMs a grid that fills the GPU runs on.
     Smids(smids::Arguments),
     /// Blocks that take a whole SM each and wait for each other.
@@ -83,6 +90,8 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Role::Calibrate(arguments) => print(&work::calibrate(gpu()?, arguments)?),
         Role::Lc(arguments) => print(&lc::run(gpu()?, arguments)?),
         Role::Be(arguments) => print(&be::run(gpu()?, arguments)?),
+        Role::Saxpy(arguments) => print(&saxpy::run(gpu()?, arguments)?),
+        Role::Beat(arguments) => print(&beat::run(gpu()?, arguments)?),
         Role::Smids(arguments) => smids::run(gpu()?, arguments),
         Role::Resident(arguments) => print(&resident::run(gpu()?, arguments)?),
         Role::Launches(arguments) => print(&launches::run(gpu()?, arguments)?),
@@ -96,6 +105,12 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         // Some of them begin before there is a driver.
         Role::Habit(habit) => habits::run(cli.device, habit),
     }
+}
+
+/// What a role says when it is under way.
+#[derive(Serialize)]
+struct Running {
+    running: bool,
 }
 
 /// Prints one line of JSON, and lets whoever reads it have it at once.
