@@ -50,7 +50,8 @@ fn measure(
     let us = match (atoms, gpu) {
         (1, _) => 0.0,
         (_, GpuKind::Real) => (KERNEL_US / f64::from(atoms)).ceil(),
-        (_, GpuKind::Simulated) => f64::from(2000 / atoms.min(16)),
+        // Kernels of two atoms or four.
+        (_, GpuKind::Simulated) => (2000.0 / f64::from(atoms).sqrt()).round(),
     };
     let us = us.to_string();
     lithos(testbed, &["partition", "set", "build", "--atom-us", &us])?;

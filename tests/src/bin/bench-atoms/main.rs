@@ -109,6 +109,7 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
         println!("{step:?} ...");
         if let Err(error) = take(step, &testbed, cli.gpu, &mut values) {
             eprintln!("{step:?} failed: {error:#}");
+            clear(&testbed)?;
         }
     }
     testbed.stop_mps()?;
@@ -139,6 +140,18 @@ fn take(step: Step, testbed: &Testbed, gpu: GpuKind, values: &mut Values) -> any
         Step::Reaction => reaction::of_gates(testbed, gpu, values),
         Step::Torch => torch::same(testbed, gpu, values),
     }
+}
+
+/// Deletes the partitions that a step has left, so that the next one has the GPU to itself.
+fn clear(testbed: &Testbed) -> anyhow::Result<()> {
+    let status = testbed.status()?;
+    for partition in status["partitions"].as_array().into_iter().flatten() {
+        pair::delete(
+            testbed,
+            partition["spec"]["name"].as_str().unwrap_or_default(),
+        )?;
+    }
+    Ok(())
 }
 
 /// Runs `lithos` with these arguments.

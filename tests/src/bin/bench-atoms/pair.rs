@@ -85,7 +85,7 @@ pub(crate) fn beside(testbed: &Testbed, gpu: GpuKind, values: &mut Values) -> an
     let most = (tpcs - 1).to_string();
     let partitions: [&[&str]; 4] = [
         &["lc", "--class", "lc", "--guarantee", &most],
-        &["be", "--class", "be", "--borrow"],
+        &["be", "--class", "be"],
         &["lc-half", "--class", "lc", "--guarantee", &half],
         &["be-half", "--class", "be", "--guarantee", &half],
     ];
@@ -120,14 +120,11 @@ pub(crate) fn beside(testbed: &Testbed, gpu: GpuKind, values: &mut Values) -> an
             for name in system.partitions.iter().flatten() {
                 let partition = partitions.iter().find(|words| words[0] == *name);
                 let partition = partition.context("no such partition")?;
-                lithos(testbed, &[&["partition", "create"], *partition].concat())?;
+                let mut command = [&["partition", "create"], *partition].concat();
                 if *name == "be" {
-                    let length = ["--atom-us", blocks.atom_us];
-                    lithos(
-                        testbed,
-                        &[&["partition", "set", "be"], &length[..]].concat(),
-                    )?;
+                    command.extend(["--borrow", "--atom-us", blocks.atom_us]);
                 }
+                lithos(testbed, &command)?;
                 created.push(*name);
             }
             let found = together(testbed, system, &lc, &kernel);

@@ -12,8 +12,8 @@
 //! H100), and so is a counter that is counted down too often.
 //!
 //! A *counter* lies in the descriptor that waits, twice, and is counted down there; at zero that
-//! descriptor is scheduled. Until then the hardware remembers how far it is by its address alone, longer than
-//! its process lives: whoever counts there next, goes on where that one was.
+//! descriptor is scheduled. Under MPS the hardware remembers how far it was, by its address alone, when its
+//! process has died: whoever counts there next, goes on where that one was.
 
 use std::cmp::Reverse;
 
@@ -148,19 +148,29 @@ impl Gpu {
         Ok(())
     }
 
+    /// Forgets what a client that is gone has begun to count down, or remembers it for the next one.
+    pub(super) fn leave_counts(&mut self, client: u64, remembers: bool) {
+        let theirs = self.half_counted.extract_if(|(its, _), _| *its == client);
+        let left = theirs.map(|((_, address), left)| (address, left));
+        if remembers {
+            self.remembered.extend(left);
+        } else {
+            left.for_each(drop);
+        }
+    }
+
     /// Counts a descriptor down and gives what is left.
     fn count_down(&mut self, owner: &Owner, address: u64) -> Result<u16, ChainError> {
         let own = count_down(&owner.space, address)?;
-        let remembered = self.half_counted.get(&address).copied();
-        // Another one's count goes on.
-        let (client, left) = match remembered.filter(|(client, _)| *client != owner.client) {
-            Some((client, before)) => (client, before - 1),
-            None => (owner.client, own),
-        };
+        let key = (owner.client, address);
+        let under_way = self.half_counted.get(&key).copied();
+        // Somebody's who has died: his count goes on.
+        let before = under_way.or_else(|| self.remembered.remove(&address));
+        let left = before.map_or(own, |before| before - 1);
         if left > 0 {
-            self.half_counted.insert(address, (client, left));
+            self.half_counted.insert(key, left);
         } else {
-            self.half_counted.remove(&address);
+            self.half_counted.remove(&key);
         }
         Ok(left)
     }

@@ -71,11 +71,9 @@ impl Engine {
             gone.answer.end();
         }
         self.drop_work(|owner| owner.client == client);
-        if self.config.death_ns.is_none() {
-            let theirs = |&(id, _): &(u64, u16)| id == client;
-            for gpu in &mut self.gpus {
-                gpu.half_counted.retain(|_, counted| !theirs(counted));
-            }
+        let remembers = self.config.death_ns.is_some();
+        for gpu in &mut self.gpus {
+            gpu.leave_counts(client, remembers);
         }
         self.dispatch_all();
     }

@@ -168,8 +168,10 @@ pub(super) struct Gpu {
     pub(super) grids: BTreeMap<GridId, Grid>,
     /// Descriptors that others have scheduled and that have not begun.
     pub(super) scheduled: HashMap<u64, Scheduled>,
-    /// By address, who has begun to count a descriptor down, and how far it is.
-    pub(super) half_counted: HashMap<u64, (u64, u16)>,
+    /// What is left of the counters that clients have begun to count down, by address.
+    pub(super) half_counted: HashMap<(u64, u64), u16>,
+    /// The same of clients that are gone.
+    pub(super) remembered: HashMap<u64, u16>,
     residents: HashMap<u64, Resident>,
     clusters: HashMap<u64, Cluster>,
     /// When each running or finished block is next looked at, and when each scheduled descriptor
@@ -195,6 +197,7 @@ impl Gpu {
             grids: BTreeMap::new(),
             scheduled: HashMap::new(),
             half_counted: HashMap::new(),
+            remembered: HashMap::new(),
             residents: HashMap::new(),
             clusters: HashMap::new(),
             agenda: BinaryHeap::new(),
