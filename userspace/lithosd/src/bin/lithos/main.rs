@@ -57,7 +57,8 @@ enum Task {
     /// Its launches go nowhere meanwhile, and programs of it that wait for the GPU wait. Launches that are
     /// not split into atoms run on.
     Hold(Order),
-    /// Have the chains of a partition's launches go on by two TPCs, until it is released.
+    /// Have the chains of a partition's launches go on by few TPCs, two if atoms stay short, until it is
+    /// released.
     Squeeze(Order),
     /// End a hold, or a squeeze.
     Release(Order),
