@@ -163,6 +163,38 @@ fn best_effort_that_borrows_is_held_up_while_somebody_latency_critical_is_active
 }
 
 #[test]
+fn best_effort_goes_on_two_atoms_at_a_time_while_somebody_latency_critical_comes_and_goes() {
+    let daemon = Daemon::start(SPLIT);
+    let (critical, effort) = (Tenant::of(&daemon, "lc"), Tenant::of(&daemon, "borrows"));
+    // The first launch has its gates be shut; what is published from then on has them shut at first.
+    let active = launch(&critical.channel);
+    eventually("an order", || effort.order() == Order::Shut);
+    let (sequence, tail) = effort.publish(0, 7, LONG_NS);
+    complete(&critical.channel, active);
+    let open = |gates: u32| {
+        effort.gates_are(0..gates, LITHOS_GATE_OPEN) && effort.gates_are(gates..7, LITHOS_GATE_SHUT)
+    };
+    let comes_and_goes = || complete(&critical.channel, launch(&critical.channel));
+    let paced = |what: &str, gates: u32| {
+        eventually(what, || {
+            let is_so = open(gates);
+            comes_and_goes();
+            is_so
+        });
+    };
+    paced("the first gate is open", 1);
+    effort.stamp(tail.first_address(), sequence);
+    paced("the second gate is open", 2);
+    let atom_done = |gate: u32| effort.chains().gate(gate).atom_done_address();
+    effort.stamp(atom_done(0), sequence);
+    effort.stamp(atom_done(1), sequence);
+    paced("the fourth gate is open", 4);
+    // Nobody comes any more.
+    effort.await_gates(0..7, LITHOS_GATE_OPEN);
+    assert_eq!(effort.order(), Order::Open);
+}
+
+#[test]
 fn a_launch_that_never_comes_does_not_keep_best_effort_waiting() {
     let daemon = Daemon::start(SPLIT);
     let (critical, effort) = (Tenant::of(&daemon, "lc"), Tenant::of(&daemon, "borrows"));
@@ -268,6 +300,29 @@ fn a_squeezed_partition_has_few_tpcs_and_so_have_its_atoms_to_come() {
     eventually("all TPCs of its atoms", || {
         (0..3).all(|atom| (before & disabled(atom)).is_empty())
     });
+}
+
+#[test]
+fn a_squeezed_partition_has_as_many_tpcs_as_its_atoms_need_to_stay_short() {
+    let daemon = Daemon::start(
+        "[[partition]]\nname = \"long\"\nclass = \"be\"\nguarantee = 8\natom_us = 400\n",
+    );
+    let squeezed = |tenant: &Tenant, tpcs: u32| {
+        eventually("TPCs that are enough", || {
+            granted(&tenant.channel).len() == tpcs
+        });
+    };
+    let one = Tenant::of(&daemon, "long");
+    order(&daemon, "long", Hand::Squeezed);
+    // 8 TPCs x 400 us are 3.2 ms on one, which is to be a millisecond at most;
+    squeezed(&one, 4);
+    order(&daemon, "long", Hand::Released);
+    squeezed(&one, 8);
+    let other = Tenant::of(&daemon, "long");
+    order(&daemon, "long", Hand::Squeezed);
+    // and twice as much for two at a time.
+    squeezed(&one, 7);
+    squeezed(&other, 7);
 }
 
 #[test]
