@@ -5,13 +5,17 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
-/// `/proc/meminfo`, in KiB.
+/// `/proc/meminfo`, in KiB; and [`PROCESSORS`].
 #[derive(Clone, Debug)]
 pub struct Memory(BTreeMap<String, u64>);
 
-/// What may differ: lists that a processor keeps of its own, buffers of the log.
+/// Free pages that processors keep at hand, several MiB each: `MemFree` is without them.
+const PROCESSORS: &str = "Processors";
+const PAGE_KIB: u64 = 4;
+
+/// What may differ: objects that a processor keeps of its own, buffers of the log.
 const SLAB_TOLERANCE_KIB: u64 = 2048;
-const USED_TOLERANCE_KIB: u64 = 8192;
+const USED_TOLERANCE_KIB: u64 = 4096;
 /// Less than this coming back is no more.
 const SETTLED_KIB: u64 = 256;
 const ROUNDS_MAX: usize = 20;
@@ -39,7 +43,6 @@ impl Memory {
         for _ in 0..3 {
             std::thread::sleep(Duration::from_secs(2));
             fs::write("/proc/sys/vm/drop_caches", "3").expect("drop_caches");
-            // It takes back what processors keep of their own.
             fs::write("/proc/sys/vm/compact_memory", "1").expect("compact_memory");
         }
         let text = fs::read_to_string("/proc/meminfo").expect("meminfo");
@@ -48,7 +51,9 @@ impl Memory {
             let value = value.trim().strip_suffix(" kB")?.parse().ok()?;
             Some((name.to_owned(), value))
         };
-        Self(text.lines().filter_map(line).collect())
+        let mut memory: BTreeMap<_, _> = text.lines().filter_map(line).collect();
+        memory.insert(PROCESSORS.to_owned(), processors());
+        Self(memory)
     }
 
     fn kib(&self, name: &str) -> u64 {
@@ -57,7 +62,8 @@ impl Memory {
 
     /// What is in use and is not some process's own.
     fn used(&self) -> u64 {
-        self.kib("MemTotal") - self.kib("MemFree") - self.kib("AnonPages") - self.kib("PageTables")
+        let free = self.kib("MemFree") + self.kib(PROCESSORS);
+        self.kib("MemTotal") - free - self.kib("AnonPages") - self.kib("PageTables")
     }
 
     /// Compares.
@@ -83,4 +89,13 @@ impl Memory {
         );
         assert!(self.kib("Shmem") <= before.kib("Shmem"), "shmem was lost");
     }
+}
+
+/// The pages in the lists of every processor and zone, in KiB.
+fn processors() -> u64 {
+    let text = fs::read_to_string("/proc/zoneinfo").expect("zoneinfo");
+    let count = |line: &str| line.trim().strip_prefix("count:")?.trim().parse().ok();
+    let counts: Vec<u64> = text.lines().filter_map(count).collect();
+    assert!(!counts.is_empty(), "zoneinfo names no processor's pages");
+    counts.iter().sum::<u64>() * PAGE_KIB
 }
