@@ -276,13 +276,15 @@ struct lithos_stamp {
  * A gate as it lies in its region: two NULL descriptors that schedule each other for as long as the gate
  * is shut. `word` decides, and is one of three constants, stored plainly by whoever may: dependent 0 (the
  * bounce) or dependent 1 (the atom) is enabled, with the action SCHEDULE. Gate i stands
- * before atom i, counted through the atoms of plain grids first and those of clusters after them.
+ * before atom i, counted through the atoms of plain grids first and those of clusters after them; it is built
+ * once, and a chain that has it brings nothing but the word. Whoever is about to shut it first says 0 in
+ * `waiting`, which means something only while the gate is shut.
  */
 struct lithos_gate {
 	__u8 descriptor[44];
 	__u32 word;			/* LITHOS_GATE_*; 0: never built */
 	__u8 rest[336];
-	__u32 waiting;			/* a chain's `published`, low half: it waits here, or has; written by the GPU */
+	__u32 waiting;			/* the GPU writes LITHOS_GATE_WAITED: a chain waits here */
 	__u32 zero;
 	__u64 waiting_gpu_ns;		/* when it was last seen to */
 	__u32 atom_done;		/* the same when the atom behind it has completed */
@@ -292,6 +294,7 @@ struct lithos_gate {
 	__u8 bounce[512];
 };
 #define LITHOS_GATE_SHUT 0x00430001	/* with the stamp that says that it is waited here */
+#define LITHOS_GATE_WAITED 1
 #define LITHOS_GATE_OPEN 0x00620000
 /*
  * It passes, and what is behind it is void: a chain that is never to run on. It must run out all the

@@ -35,6 +35,8 @@ const BUSY: u64 = u64::MAX;
 pub(crate) struct Places {
     /// A bit for each link that somebody has; plain grids first.
     words: Box<[AtomicU64]>,
+    /// A bit for each link whose gate is built.
+    built: Box<[AtomicU64]>,
     /// How many of the words are for plain grids.
     plain_words: usize,
     /// For each tail a [`Held`], [`BUSY`], or 0 if it is free.
@@ -109,6 +111,7 @@ impl Places {
         let new = |count: u32| (0..count).map(|_| AtomicU64::new(0)).collect::<Box<[_]>>();
         let mut places = Self {
             words: new(words),
+            built: new(words),
             plain_words,
             tails: new(chains.tails()),
             oldest: AtomicU64::new(1),
@@ -162,6 +165,25 @@ impl Places {
         owner.store(held.pack(generation), Release);
         operators.note_last(held.operator, tail);
         Some(held)
+    }
+
+    /// Has the gates built, of links that were taken, that nobody has built before.
+    pub(crate) fn build(&self, held: Held, build: impl Fn(u32)) {
+        for (index, bits) in held.runs() {
+            let built = &self.built[index];
+            let missing = bits & !built.load(Relaxed);
+            if missing == 0 {
+                continue;
+            }
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "there are as few words as links"
+            )]
+            let first = index as u32 * LINKS;
+            let bit = |bit: &u32| missing >> bit & 1 == 1;
+            (0..LINKS).filter(bit).for_each(|bit| build(first + bit));
+            built.fetch_or(bits, Relaxed);
+        }
     }
 
     /// Learns from the last chain of an operator, if it has completed.

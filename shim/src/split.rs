@@ -89,6 +89,9 @@ pub(crate) fn begin(
     let Some(held) = places.take(number, wanted, has_clusters, &chains, operators) else {
         return whole(LITHOS_COUNT_WHOLE_FULL);
     };
+    places.build(held, |index| {
+        gate(&chains, index).build(&place(chains.atom(index)));
+    });
     Some(Cut {
         number,
         held,
@@ -227,18 +230,16 @@ fn split_into(
     };
     // Of atoms of clusters no mask is ever edited.
     let allowed = (!cut.has_clusters).then_some(allowed);
-    let links = gates.clone().map(|index| {
-        let gate = chains.gate(index);
-        Link {
-            gate: Gate {
-                descriptor: place(gate.descriptor()),
-                bounce: place(gate.bounce()),
-                waiting: stamp(gate.waiting_address(), payload),
-            },
-            atom: place(chains.atom(index)),
-            stamp: Some(stamp(gate.atom_done_address(), payload)),
-            allowed,
-        }
+    if chain.gates == GateState::Shut {
+        gates
+            .clone()
+            .for_each(|index| chains.gate(index).forget_waiting());
+    }
+    let links = gates.map(|index| Link {
+        gate: gate(chains, index),
+        atom: place(chains.atom(index)),
+        stamp: Some(stamp(chains.gate(index).atom_done_address(), payload)),
+        allowed,
     });
     if target.split(&plan, &chain, links).is_err() {
         return false;
@@ -272,6 +273,15 @@ fn state(order: Order) -> GateState {
         Order::Shut => GateState::Shut,
         // It is halted when it has been published.
         Order::Halt => GateState::Shut,
+    }
+}
+
+fn gate<'a>(chains: &Chains<'a>, index: u32) -> Gate<'a> {
+    let gate = chains.gate(index);
+    Gate {
+        descriptor: place(gate.descriptor()),
+        bounce: place(gate.bounce()),
+        waiting: stamp(gate.waiting_address(), LITHOS_GATE_WAITED),
     }
 }
 

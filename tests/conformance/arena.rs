@@ -310,11 +310,15 @@ impl Pieces {
             gates: self.gates,
             present: TpcMask::ALL,
         };
-        let link = |atom| Link {
-            gate: self.gate(atom),
-            atom: self.arena.place(self.atom(atom)),
-            stamp: Some(stamp(atom)),
-            allowed: self.allowed,
+        let link = |atom| {
+            let (gate, place) = (self.gate(atom), self.arena.place(self.atom(atom)));
+            gate.build(&place);
+            Link {
+                gate,
+                atom: place,
+                stamp: Some(stamp(atom)),
+                allowed: self.allowed,
+            }
         };
         let links: Vec<Link<'_>> = (1..plan.atoms()).map(link).collect();
         let made = splittable.split(&plan, &chain, links);

@@ -144,7 +144,7 @@ fn a_launch_of_which_nothing_is_known_becomes_a_chain_of_eight() {
             chains.gate(gate).word().load(Ordering::Relaxed),
             LITHOS_GATE_OPEN
         );
-        assert!(!chains.gate(gate).was_waited_at(sequence));
+        assert!(!chains.gate(gate).is_waited_at());
     }
     assert_eq!(tail.running(), Some(sequence));
     let record = split.bench.record(sequence);

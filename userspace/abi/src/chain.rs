@@ -163,12 +163,18 @@ impl<'a> Chains<'a> {
     ///
     /// If `gate` is not below [`gates`](Self::gates).
     pub fn store_into(&self, gate: u32, order: Order) -> bool {
-        let word = self.gate(gate).word();
-        let found = word.load(Relaxed);
+        let gate = self.gate(gate);
+        let found = gate.word().load(Relaxed);
+        if found == order.gate_word() || found == LITHOS_GATE_HALTED {
+            return false;
+        }
+        if order == Order::Shut {
+            gate.forget_waiting();
+        }
         // Unless somebody else has just stored there: a halt, which must stay, or the same.
-        found != order.gate_word()
-            && found != LITHOS_GATE_HALTED
-            && (word.compare_exchange(found, order.gate_word(), Release, Relaxed)).is_ok()
+        (gate.word())
+            .compare_exchange(found, order.gate_word(), Release, Relaxed)
+            .is_ok()
     }
 
     /// Has a chain run out, and nothing come of it: its atoms end that run, those that have not started
@@ -196,11 +202,11 @@ impl<'a> Chains<'a> {
         }
     }
 
-    /// Returns whether the chain of a launch is known to have begun: an atom has completed, or a gate was found
-    /// shut.
+    /// Returns whether the chain of a launch is known to have begun: an atom has completed, or it waits before
+    /// a gate.
     pub fn has_begun(&self, tail: &Tail<'_>, published: u64) -> bool {
         let mut gates = self.gates_of(tail).map(|gate| self.gate(gate));
-        tail.is_first_done(published) || gates.any(|gate| gate.was_waited_at(published))
+        tail.is_first_done(published) || gates.any(|gate| gate.is_waited_at())
     }
 
     /// Returns whether the chain of a launch stands still before a shut gate: all atoms before it have
@@ -211,7 +217,7 @@ impl<'a> Chains<'a> {
         }
         let mut gates = self.gates_of(tail).map(|gate| self.gate(gate));
         let next = gates.find(|gate| !gate.is_atom_done(published));
-        next.is_some_and(|gate| gate.was_waited_at(published))
+        next.is_some_and(|gate| gate.is_waited_at())
     }
 
     /// Has the atom behind a gate, if it is one of a plain grid and has not started, run on these TPCs
@@ -299,11 +305,20 @@ impl<'a> Gate<'a> {
         is_low_half(done.load(Acquire), published)
     }
 
-    /// Returns whether the chain of this launch has come here and found the gate shut.
+    /// Returns whether a chain has come here and found the gate shut, which it still is.
     #[inline]
-    pub fn was_waited_at(&self, published: u64) -> bool {
-        let waiting = self.page.half(self.at + offset_of!(lithos_gate, waiting));
-        is_low_half(waiting.load(Acquire), published)
+    pub fn is_waited_at(&self) -> bool {
+        self.waiting().load(Acquire) != 0 && self.word().load(Relaxed) == LITHOS_GATE_SHUT
+    }
+
+    /// Says that nobody waits here: before the gate is shut, for what is said stays there.
+    #[inline]
+    pub fn forget_waiting(&self) {
+        self.waiting().store(0, Relaxed);
+    }
+
+    fn waiting(&self) -> &'a AtomicU32 {
+        self.page.half(self.at + offset_of!(lithos_gate, waiting))
     }
 }
 

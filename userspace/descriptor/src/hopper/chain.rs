@@ -22,12 +22,12 @@
 //! An atom schedules what follows when its last block has *started* (NVIDIA:
 //! `PRE_EXIT_AT_LAST_CTA_LAUNCH`), so that no SM idles between atoms; so completion needs the
 //! tail's count. The words are those of the chains in `tests/hardware/chains.h`, which were
-//! measured.
+//! measured; but for gates, which are built of nothing ([`Gate::build`]) before any chain has them.
 //!
-//! A chain is written from its end to its beginning, and the driver's descriptor last: what is
-//! written leads only to what has been written, so a chain that was begun and not finished (its
-//! process died) is one that nothing leads to. Everything that may fail does so before the first
-//! store.
+//! Of gates a chain writes only the words that say what they do. It is written from its end to its
+//! beginning, and the driver's descriptor last: what is written leads only to what has been
+//! written, so a chain that was begun and not finished (its process died) is one that nothing leads
+//! to. Everything that may fail does so before the first store.
 //!
 //! # The protocol
 //!
@@ -74,7 +74,7 @@ pub struct Chain<'a> {
     pub done: Stamp,
     /// What it writes when atom 0 has completed.
     pub stamp: Option<Stamp>,
-    /// The state in which gates are written.
+    /// The state that gates are in at first.
     pub gates: GateState,
     /// The TPCs that exist: a mask that leaves none of them is not written.
     pub present: TpcMask,
@@ -83,7 +83,7 @@ pub struct Chain<'a> {
 /// What every atom but the first has.
 #[derive(Clone, Copy, Debug)]
 pub struct Link<'a> {
-    /// The gate before the atom.
+    /// The gate before the atom, which was built to stand there: see [`Gate::build`].
     pub gate: Gate<'a>,
     /// Where the atom is written.
     pub atom: Place<'a>,
@@ -129,7 +129,7 @@ impl Splittable<'_> {
                 .and_then(|allowed| restricted(whole, allowed, chain.present));
             let extra = self.atom(plan.span(atom), tail, next, link.stamp, allowed);
             link.atom.write(self.words, &ATOM, extra);
-            self.write_gate(&link, chain.gates);
+            link.gate.set(chain.gates);
             next = Some(link.gate.descriptor.pointer());
         }
         let extra = self.atom(plan.span(0), tail, next, chain.stamp, None);
@@ -148,21 +148,6 @@ impl Splittable<'_> {
         } else {
             chain.tail.write(self.words, &TAIL_2, extra);
         }
-    }
-
-    /// Writes the gate and its bounce before an atom.
-    #[inline(always)]
-    fn write_gate(&self, link: &Link<'_>, state: GateState) {
-        let Gate {
-            descriptor: gate,
-            bounce,
-            waiting,
-        } = link.gate;
-        bounce.write(self.words, &BOUNCE, [0, 0, 0, 0, gate.pointer(), 0]);
-        let (back, on) = (bounce.pointer(), link.atom.pointer());
-        let [low, high, payload, zero] = waiting.words();
-        let extra = [0, 0, 0, state.word(), back, on, low, high, payload, zero, 0];
-        gate.write(self.words, &GATE, extra);
     }
 
     /// What [`ATOM`] does not know of an atom; `next` is the gate behind it, if there is one.
@@ -258,34 +243,6 @@ const ATOM: Template<20> = checked(
     [
         0, 9, 10, 11, 14, 15, 24, 25, 26, 27, 32, 33, 34, 35, 44, 45, 76, 77, 78, 79,
     ],
-);
-
-/// A gate. Its word, where it leads and the stamp are OR-ed in.
-const GATE: Template<11> = checked(
-    Template::new(&ALONE)
-        .with_each(&SILENT)
-        .with_each(&dependent(0, None))
-        .with_each(&dependent(1, None))
-        .with_each(&stamp_edits(2))
-        .with_each(&[
-            (RELEASE_ENABLE.at(2), 0),
-            (QMD_TYPE, Kind::Null.bits() as u64),
-            (PRE_EXIT_AT_LAST_CTA_LAUNCH, 0),
-        ]),
-    [0, 9, 10, 11, 14, 15, 28, 29, 30, 31, 35],
-);
-
-/// A gate's bounce. Where the gate is is OR-ed in.
-const BOUNCE: Template<6> = checked(
-    Template::new(&ALONE)
-        .with_each(&SILENT)
-        .with_each(&dependent(0, Some(Action::Schedule)))
-        .with_each(&[
-            (DEPENDENT_QMD_ENABLE.at(1), 0),
-            (QMD_TYPE, Kind::Null.bits() as u64),
-            (PRE_EXIT_AT_LAST_CTA_LAUNCH, 0),
-        ]),
-    [0, 9, 10, 11, 14, 35],
 );
 
 /// A tail that stamps by release semaphore 1. The counters and the stamp are OR-ed in.

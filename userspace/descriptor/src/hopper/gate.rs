@@ -15,14 +15,17 @@
 //! comes late still meets a gate. Two stores would not do: between "not the atom" and "the bounce"
 //! lies a gate that schedules nothing, at which a chain ends for ever.
 //!
+//! Nothing of a gate is a launch's but that word: it leads to the same atom and the same bounce for as long
+//! as it stands, so it is built once ([`Gate::build`]), and a chain costs a store for each of its gates.
+//!
 //! *Halted* tells who looks that nobody may change the gate any more. It does not end the chain there:
 //! a tail that is counted down in part must not stay behind (rule 6 of [`super::chain`]).
 
 use core::sync::atomic::Ordering;
 
-use super::Action;
 use super::fields::*;
 use super::place::{Place, Stamp};
+use super::{Action, Dependent, Descriptor, Release, ReleaseSize};
 use crate::template::Template;
 
 /// The word of a gate's descriptor that decides: bytes 44 to 47.
@@ -92,6 +95,37 @@ pub struct Gate<'a> {
 }
 
 impl Gate<'_> {
+    /// Writes both descriptors (relaxed), so that the gate stands before this atom in whatever chain
+    /// has them. Its word says nothing yet.
+    pub fn build(&self, atom: &Place<'_>) {
+        let to = |place: &Place<'_>| {
+            Some(Dependent {
+                address: place.address(),
+                action: Action::Schedule,
+                prefetch: false,
+            })
+        };
+        let waits = Release {
+            address: self.waiting.address(),
+            payload: self.waiting.payload().into(),
+            size: ReleaseSize::FourWords,
+            membar: false,
+            reduction: None,
+            payload64: false,
+            trap: 0,
+        };
+        let (mut gate, mut bounce) = (Descriptor::null(), Descriptor::null());
+        let built = gate
+            .set_release(2, Some(waits))
+            .and_then(|()| gate.set_dependent(0, to(&self.bounce)))
+            .and_then(|()| gate.set_dependent(1, to(atom)))
+            .and_then(|()| bounce.set_dependent(0, to(&self.descriptor)));
+        built.expect("a place can be named, and a stamp's address is one");
+        gate.words_mut()[GATE_WORD] = 0;
+        self.descriptor.write(gate.words(), &Template::EMPTY, []);
+        self.bounce.write(bounce.words(), &Template::EMPTY, []);
+    }
+
     /// Opens, shuts or halts the gate, with one store (release). Halted is what it then says:
     /// whoever halts has made void what is behind it.
     #[inline]

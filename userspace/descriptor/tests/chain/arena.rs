@@ -86,13 +86,17 @@ impl Arena {
         }
     }
 
-    /// The links of a chain of so many atoms.
+    /// The links of a chain of so many atoms, with their gates built.
     pub(crate) fn links(&self, atoms: u16, stamped: bool) -> Vec<Link<'_>> {
-        let link = |atom| Link {
-            gate: self.gate(atom),
-            atom: self.place(3 * atom),
-            stamp: stamped.then(|| self.stamp(1 + atom)),
-            allowed: None,
+        let link = |atom| {
+            let (gate, place) = (self.gate(atom), self.place(3 * atom));
+            gate.build(&place);
+            Link {
+                gate,
+                atom: place,
+                stamp: stamped.then(|| self.stamp(1 + atom)),
+                allowed: None,
+            }
         };
         (1..atoms).map(link).collect()
     }

@@ -227,6 +227,7 @@ fn a_chain_that_cannot_go_on_behind_shut_gates_is_let_pass_and_one_that_waits_th
     let other = Tenant::of(&daemon, "be");
     let (sequence, waits) = other.publish(0, 7, 1_000);
     let gates = [0, 1, 2].map(|gate| other.chains().gate(gate));
+    other.await_gates(0..7, LITHOS_GATE_SHUT);
     // The first atom and two more have completed, and it has come to the gate behind them.
     for address in [
         waits.first_address(),
@@ -236,10 +237,10 @@ fn a_chain_that_cannot_go_on_behind_shut_gates_is_let_pass_and_one_that_waits_th
     ] {
         other.stamp(address, sequence);
     }
-    other.await_gates(0..7, LITHOS_GATE_SHUT);
     // As long as it takes to find out about another one.
     let later = Tenant::of(&daemon, "be");
     let (sequence, stuck) = later.publish(0, 7, 1_000);
+    later.await_gates(0..7, LITHOS_GATE_SHUT);
     later.stamp(later.chains().gate(0).waiting_address(), sequence);
     eventually("the other is let pass", || stuck.stuck().load(Acquire) == 1);
     assert_eq!(waits.stuck().load(Acquire), 0);
@@ -254,6 +255,7 @@ fn a_launch_that_waits_for_others_is_not_taken_for_stuck() {
     order(&daemon, "be", Hand::Held);
     let other = Tenant::of(&daemon, "be");
     let (sequence, stuck) = other.publish(0, 7, 1_000);
+    other.await_gates(0..7, LITHOS_GATE_SHUT);
     other.stamp(other.chains().gate(0).waiting_address(), sequence);
     eventually("the other is let pass", || stuck.stuck().load(Acquire) == 1);
     assert_eq!(waits.stuck().load(Acquire), 0);
