@@ -10,10 +10,12 @@
 //! The table has four places for each value of a hash; an operator that takes another one's place is new.
 //! All is a guess that costs a few microseconds where it is wrong, so threads need no order here.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use lithos_abi::bindings::*;
+
+use rustc_hash::FxHasher;
 
 use crate::api::Launch;
 
@@ -55,7 +57,7 @@ impl Operators {
 
     /// Finds the operator of a launch, or makes it known.
     pub(crate) fn find(&self, launch: &Launch) -> Operator {
-        let mut hasher = DefaultHasher::new();
+        let mut hasher = FxHasher::default();
         (launch.function, launch.grid, launch.block).hash(&mut hasher);
         launch.shared_bytes.hash(&mut hasher);
         let key = hasher.finish() | 1;

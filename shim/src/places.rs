@@ -22,7 +22,7 @@ use lithos_abi::chain::Chains;
 use crate::operators::{Operator, Operators};
 
 /// Tails that are looked at for each chain that begins: the oldest in use.
-const LOOKS: u64 = 8;
+const LOOKS: u64 = 2;
 /// Links in a word.
 const LINKS: u32 = u64::BITS;
 /// The atoms of a chain that has a word of links.

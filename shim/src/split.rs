@@ -27,6 +27,10 @@ use crate::launch::{describe, fitting, low_half, note};
 use crate::local::Local;
 use crate::places::Held;
 
+/// Links are asked for so long before they are written: the memory gives several lines at once, and each
+/// late.
+const AHEAD: u32 = 4;
+
 /// How a launch is to be split.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cut {
@@ -92,6 +96,13 @@ pub(crate) fn begin(
     places.build(held, |index| {
         gate(&chains, index).build(&place(chains.atom(index)));
     });
+    chains.tail(number.0).prefetch();
+    // The last is the first that is written.
+    let links = held.first..held.first + u32::from(held.atoms) - 1;
+    links
+        .rev()
+        .take(AHEAD as usize)
+        .for_each(|index| chains.prefetch(index));
     Some(Cut {
         number,
         held,
@@ -235,11 +246,16 @@ fn split_into(
             .clone()
             .for_each(|index| chains.gate(index).forget_waiting());
     }
-    let links = gates.map(|index| Link {
-        gate: gate(chains, index),
-        atom: place(chains.atom(index)),
-        stamp: Some(stamp(chains.gate(index).atom_done_address(), payload)),
-        allowed,
+    let links = gates.map(|index| {
+        if index >= first + AHEAD {
+            chains.prefetch(index - AHEAD);
+        }
+        Link {
+            gate: gate(chains, index),
+            atom: place(chains.atom(index)),
+            stamp: Some(stamp(chains.gate(index).atom_done_address(), payload)),
+            allowed,
+        }
     });
     if target.split(&plan, &chain, links).is_err() {
         return false;

@@ -5,7 +5,7 @@
 //! laid out as `tests/hardware/chains.h` has them: the tail, then gate, bounce and atom in turn.
 
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use cudarc::driver::sys;
 use lithos_descriptor::TpcMask;
@@ -63,12 +63,19 @@ impl Arena {
         unsafe { &*words }
     }
 
+    fn pairs<const N: usize>(self, offset: usize) -> &'static [AtomicU64; N] {
+        assert!(offset.is_multiple_of(8) && offset + 8 * N <= BYTES);
+        let pairs = std::ptr::with_exposed_provenance(self.base + offset);
+        // SAFETY: as in `words`.
+        unsafe { &*pairs }
+    }
+
     /// A place for a descriptor.
     pub(crate) fn place(self, index: usize) -> Place<'static> {
         assert!(index < PLACES);
         let offset = PLACE_BYTES * index;
         let address = (self.base + offset) as u64;
-        Place::new(self.words(offset), address).expect("an address of a descriptor")
+        Place::new(self.pairs(offset), address).expect("an address of a descriptor")
     }
 
     /// Writes a whole descriptor.

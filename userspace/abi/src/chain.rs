@@ -21,8 +21,12 @@ const HALTED_NS: u64 = 1_000_000;
 const PAGE: u64 = LITHOS_PAGE_BYTES as u64;
 /// The most gates of a chain.
 const GATES_MAX: u32 = 254;
-/// Words of a descriptor.
-const DESCRIPTOR_WORDS: usize = 96;
+/// 64-bit words of a descriptor.
+const DESCRIPTOR_WORDS: usize = 48;
+/// Bytes of it that chains write, at most; the others stay zero.
+const WRITTEN: usize = 320;
+/// Bytes of a line of the processor's cache.
+const LINE: usize = 64;
 /// From one atom to the next, and from a gate to its bounce.
 const DESCRIPTOR: usize = crate::arena::DESCRIPTOR_STRIDE as usize;
 /// Where in an atom its mask of disabled TPCs is.
@@ -37,7 +41,7 @@ const _: () = assert!(offset_of!(lithos_tail, done).is_multiple_of(16));
 const _: () = assert!(offset_of!(lithos_tail, first).is_multiple_of(16));
 
 /// Memory for a descriptor, and where the GPU sees it.
-pub type Slot<'a> = (&'a [AtomicU32; DESCRIPTOR_WORDS], u64);
+pub type Slot<'a> = (&'a [AtomicU64; DESCRIPTOR_WORDS], u64);
 
 /// The regions of an arena that chains are made of.
 #[derive(Clone, Copy, Debug)]
@@ -139,11 +143,30 @@ impl<'a> Chains<'a> {
     /// If `gate` is not below [`gates`](Self::gates).
     #[inline]
     pub fn atom(&self, gate: u32) -> Slot<'a> {
+        let (page, at) = self.atom_at(gate);
+        slot(page, at)
+    }
+
+    fn atom_at(&self, gate: u32) -> (&Page<'a>, usize) {
         assert!(gate < self.counts.gates, "atom {gate}");
         match gate.checked_sub(self.counts.atoms) {
-            None => slot(&self.atoms[0], gate as usize * DESCRIPTOR),
-            Some(cluster) => slot(&self.atoms[1], cluster as usize * DESCRIPTOR),
+            None => (&self.atoms[0], gate as usize * DESCRIPTOR),
+            Some(cluster) => (&self.atoms[1], cluster as usize * DESCRIPTOR),
         }
+    }
+
+    /// Asks the processor for what is stored of a gate and of the atom behind it when they become a
+    /// chain's: lines that the GPU has read are slow to write to.
+    ///
+    /// # Panics
+    ///
+    /// If `gate` is not below [`gates`](Self::gates).
+    #[inline]
+    pub fn prefetch(&self, gate: u32) {
+        let (atom, at) = self.atom_at(gate);
+        prefetch(atom, at);
+        let word = gate as usize * GATE + offset_of!(lithos_gate, word);
+        self.gates.prefetch(word);
     }
 
     /// Stores an order into the gates that a tail says are its chain's, those that do not say so already;
@@ -182,9 +205,9 @@ impl<'a> Chains<'a> {
     fn halt(&self, tail: &Tail<'_>) {
         tail.make_silent();
         for gate in self.gates_of(tail).rev() {
-            let (atom, _) = self.atom(gate);
-            clear(atom, LITHOS_ATOM_EXIT_WORD, LITHOS_ATOM_EXIT);
-            let kind = &atom[LITHOS_ATOM_KIND_WORD as usize];
+            let (page, at) = self.atom_at(gate);
+            clear(page, at, LITHOS_ATOM_EXIT_WORD, LITHOS_ATOM_EXIT);
+            let kind = word(page, at, LITHOS_ATOM_KIND_WORD);
             let others = kind.load(Relaxed) & !LITHOS_ATOM_KIND;
             kind.store(others | LITHOS_ATOM_NULL, Release);
             self.gate(gate).word().store(LITHOS_GATE_HALTED, Release);
@@ -250,14 +273,27 @@ impl<'a> Chains<'a> {
     }
 }
 
+/// Asks for the lines of a descriptor that is about to be written.
+#[inline]
+fn prefetch(page: &Page<'_>, at: usize) {
+    (0..WRITTEN)
+        .step_by(LINE)
+        .for_each(|offset| page.prefetch(at + offset));
+}
+
+/// Returns a word of the descriptor that begins at a byte offset.
+fn word<'a>(page: &Page<'a>, at: usize, index: u32) -> &'a AtomicU32 {
+    page.half(at + index as usize * size_of::<u32>())
+}
+
 /// Takes bits out of a word of a descriptor.
-fn clear(words: &[AtomicU32; DESCRIPTOR_WORDS], word: u32, bits: u32) {
-    let word = &words[word as usize];
+fn clear(page: &Page<'_>, at: usize, index: u32, bits: u32) {
+    let word = word(page, at, index);
     word.store(word.load(Relaxed) & !bits, Release);
 }
 
 fn slot<'a>(page: &Page<'a>, at: usize) -> Slot<'a> {
-    (page.halves(at), (page.address() + at) as u64)
+    (page.words(at), (page.address() + at) as u64)
 }
 
 /// A gate: see `struct lithos_gate`.
@@ -334,6 +370,12 @@ impl<'a> Tail<'a> {
     #[inline]
     pub fn descriptor(&self) -> Slot<'a> {
         slot(&self.page, self.at)
+    }
+
+    /// Asks the processor for what is stored when it becomes a chain's.
+    #[inline]
+    pub fn prefetch(&self) {
+        prefetch(&self.page, self.at);
     }
 
     /// Returns `published`.
@@ -426,24 +468,16 @@ impl<'a> Tail<'a> {
 
     /// Has it complete nothing but the chain.
     fn make_silent(&self) {
-        let (words, _) = self.descriptor();
-        let stamp = words[LITHOS_TAIL_ADDRESS_WORD as usize].load(Relaxed);
+        let clear = |index, bits| clear(&self.page, self.at, index, bits);
+        let stamp = word(&self.page, self.at, LITHOS_TAIL_ADDRESS_WORD).load(Relaxed);
         let is_first = u64::from(stamp) % PAGE == self.done_address() % PAGE;
         let (first, second) = match is_first {
             true => (0, LITHOS_TAIL_RELEASE_2),
             false => (LITHOS_TAIL_RELEASE_1, 0),
         };
-        clear(words, LITHOS_TAIL_LATCH_WORD, LITHOS_TAIL_LATCH);
-        clear(
-            words,
-            LITHOS_TAIL_RELEASE_WORD,
-            LITHOS_TAIL_RELEASE_0 | first,
-        );
-        clear(
-            words,
-            LITHOS_TAIL_DEPENDENTS_WORD,
-            LITHOS_TAIL_DEPENDENTS | second,
-        );
+        clear(LITHOS_TAIL_LATCH_WORD, LITHOS_TAIL_LATCH);
+        clear(LITHOS_TAIL_RELEASE_WORD, LITHOS_TAIL_RELEASE_0 | first);
+        clear(LITHOS_TAIL_DEPENDENTS_WORD, LITHOS_TAIL_DEPENDENTS | second);
     }
 
     /// Says that the chain of this launch never ran, so that nobody waits for it.

@@ -94,21 +94,6 @@ impl<'a> Page<'a> {
         unsafe { AtomicU32::from_ptr(self.start.as_ptr().cast::<u32>().byte_add(offset)) }
     }
 
-    /// Returns the 32-bit words from a byte offset on.
-    ///
-    /// # Panics
-    ///
-    /// If the offset is not a multiple of 4 or some of them lie outside.
-    #[inline]
-    pub fn halves<const COUNT: usize>(&self, offset: usize) -> &'a [AtomicU32; COUNT] {
-        assert!(
-            offset.is_multiple_of(4) && offset < self.bytes && self.bytes - offset >= 4 * COUNT,
-            "{COUNT} halves from {offset} on"
-        );
-        // SAFETY: as in `words`.
-        unsafe { self.start.byte_add(offset).cast().as_ref() }
-    }
-
     /// Stores 16 bytes at a byte offset in one piece (relaxed): whoever reads them, the GPU too, finds
     /// what was there or what is there now. False, and nothing is stored, where the processor is of a kind
     /// for which nobody has seen to that.

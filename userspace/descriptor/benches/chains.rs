@@ -3,7 +3,7 @@
 //! memory that is in the cache: nanoseconds of a launch and of each atom, medians of many rounds.
 
 use std::hint::black_box;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use lithos_descriptor::TpcMask;
@@ -11,15 +11,16 @@ use lithos_descriptor::hopper::{
     Chain, Descriptor, Gate, GateState, Link, Place, Stamp, WORDS, Words,
 };
 
-const STEP: usize = 128;
+/// 64-bit words from one place to the next.
+const STEP: usize = 64;
 const LAUNCHES: u32 = 2000;
 const ROUNDS: usize = 21;
 
 fn main() {
-    let words: Vec<AtomicU32> = (0..4 * 64 * STEP).map(|_| AtomicU32::new(0)).collect();
+    let words: Vec<AtomicU64> = (0..4 * 64 * STEP).map(|_| AtomicU64::new(0)).collect();
     let place = |index: usize| {
-        let words = &words[index * STEP..][..WORDS];
-        let address = 0x4_0000_0000 + (index * STEP * 4) as u64;
+        let words = &words[index * STEP..][..WORDS / 2];
+        let address = 0x4_0000_0000 + (index * STEP * 8) as u64;
         Place::new(words.try_into().expect("its words"), address).expect("an address")
     };
     let stamp = |index: usize| Stamp::new(0x5_0000_0000 + index as u64 * 16, 7).expect("aligned");

@@ -55,7 +55,7 @@
 use super::edit::{restricted, stamp_edits};
 use super::fields::*;
 use super::gate::{GATE_WORD, Gate, GateState};
-use super::place::{Place, Stamp};
+use super::place::{Form, Place, Stamp, halves, pair};
 use super::read::FIRST_MASK_WORD;
 use super::split::has_free_release;
 use super::{Action, Kind, SplitError, Splittable};
@@ -119,6 +119,7 @@ impl Splittable<'_> {
         if !has_free_release(self.words) {
             return Err(SplitError::Releases);
         }
+        let image = ATOM_FORM.image(self.words);
         self.write_tail(chain, atoms);
         let tail = chain.tail.pointer();
         let whole = self.allowed;
@@ -127,13 +128,18 @@ impl Splittable<'_> {
             let allowed = link
                 .allowed
                 .and_then(|allowed| restricted(whole, allowed, chain.present));
-            let extra = self.atom(plan.span(atom), tail, next, link.stamp, allowed);
-            link.atom.write(self.words, &ATOM, extra);
+            let own = self.atom(plan.span(atom), tail, next, link.stamp, allowed);
+            link.atom.write(&image, ATOM_PAIRS, own);
             link.gate.set(chain.gates);
             next = Some(link.gate.descriptor.pointer());
         }
-        let extra = self.atom(plan.span(0), tail, next, chain.stamp, None);
-        ATOM.apply_with(self.words, extra);
+        let own = self.atom(plan.span(0), tail, next, chain.stamp, None);
+        ATOM.apply(self.words);
+        for (index, own) in ATOM_PAIRS.into_iter().zip(own) {
+            let [low, high] = halves(own);
+            self.words[2 * index] |= low;
+            self.words[2 * index + 1] |= high;
+        }
         Ok(())
     }
 
@@ -142,15 +148,21 @@ impl Splittable<'_> {
     fn write_tail(&self, chain: &Chain<'_>, atoms: u16) {
         let [low, high, payload, zero] = chain.done.words();
         let count = u32::from(atoms);
-        let extra = [count, count, 0, low, high, payload, zero];
-        if RELEASE_ENABLE.at(1).get(self.words) == 0 {
-            chain.tail.write(self.words, &TAIL_1, extra);
+        let own = [
+            pair(count, 0),
+            pair(0, count),
+            pair(low, high),
+            pair(payload, zero),
+        ];
+        let (form, pairs) = if RELEASE_ENABLE.at(1).get(self.words) == 0 {
+            (&const { Form::of(&TAIL_1) }, [0, 4, 12, 13])
         } else {
-            chain.tail.write(self.words, &TAIL_2, extra);
-        }
+            (&const { Form::of(&TAIL_2) }, [0, 4, 14, 15])
+        };
+        chain.tail.write(&form.image(self.words), pairs, own);
     }
 
-    /// What [`ATOM`] does not know of an atom; `next` is the gate behind it, if there is one.
+    /// What [`ATOM`] does not know of an atom, in [`ATOM_PAIRS`]; `next` is the gate behind it, if there is one.
     #[inline(always)]
     fn atom(
         &self,
@@ -159,7 +171,7 @@ impl Splittable<'_> {
         next: Option<u32>,
         stamp: Option<Stamp>,
         allowed: Option<TpcMask>,
-    ) -> [u32; 20] {
+    ) -> [u64; 10] {
         let words = &*self.words;
         let (then, next) = match next {
             Some(next) => (SCHEDULE, next),
@@ -179,26 +191,16 @@ impl Splittable<'_> {
         };
         let ([width, height, depth], [x, y, z]) = (span.end, span.start);
         [
-            masked,
-            0,
-            stamps,
-            then,
-            next,
-            tail,
-            low,
-            high,
-            payload,
-            zero,
-            width,
-            height,
-            depth,
-            0,
-            x,
-            y | z << 16,
-            a,
-            b,
-            c,
-            d,
+            pair(masked, 0),
+            pair(stamps, then),
+            pair(next, tail),
+            pair(low, high),
+            pair(payload, zero),
+            pair(width, height),
+            pair(depth, 0),
+            pair(x, y | z << 16),
+            pair(a, b),
+            pair(c, d),
         ]
     }
 }
@@ -244,6 +246,11 @@ const ATOM: Template<20> = checked(
         0, 9, 10, 11, 14, 15, 24, 25, 26, 27, 32, 33, 34, 35, 44, 45, 76, 77, 78, 79,
     ],
 );
+
+const ATOM_FORM: Form = Form::of(&ATOM);
+
+/// Where an atom has what [`Splittable::atom`] gives.
+const ATOM_PAIRS: [usize; 10] = [0, 5, 7, 12, 13, 16, 17, 22, 38, 39];
 
 /// A tail that stamps by release semaphore 1. The counters and the stamp are OR-ed in.
 const TAIL_1: Template<7> = checked(tail(1), [0, 9, 10, 24, 25, 26, 27]);

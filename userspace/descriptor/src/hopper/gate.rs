@@ -21,10 +21,10 @@
 //! *Halted* tells who looks that nobody may change the gate any more. It does not end the chain there:
 //! a tail that is counted down in part must not stay behind (rule 6 of [`super::chain`]).
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::fields::*;
-use super::place::{Place, Stamp};
+use super::place::{Form, Place, Stamp, halves, pair};
 use super::{Action, Dependent, Descriptor, Release, ReleaseSize};
 use crate::template::Template;
 
@@ -122,22 +122,32 @@ impl Gate<'_> {
             .and_then(|()| bounce.set_dependent(0, to(&self.descriptor)));
         built.expect("a place can be named, and a stamp's address is one");
         gate.words_mut()[GATE_WORD] = 0;
-        self.descriptor.write(gate.words(), &Template::EMPTY, []);
-        self.bounce.write(bounce.words(), &Template::EMPTY, []);
+        debug_assert_eq!(gate.words()[GATE_WORD - 1], 0, "see `set`");
+        const AS_IT_IS: Form = Form::of(&Template::<0>::EMPTY);
+        self.descriptor.write(&AS_IT_IS.image(gate.words()), [], []);
+        self.bounce.write(&AS_IT_IS.image(bounce.words()), [], []);
     }
 
     /// Opens, shuts or halts the gate, with one store (release). Halted is what it then says:
     /// whoever halts has made void what is behind it.
     #[inline]
     pub fn set(&self, state: GateState) {
-        self.descriptor
-            .word(GATE_WORD)
-            .store(state.word(), Ordering::Release);
+        // The other word of the pair is zero in every gate that was built.
+        self.decides()
+            .store(pair(0, state.word()), Ordering::Release);
     }
 
     /// What the gate's word says now (acquire).
     #[inline]
     pub fn state(&self) -> Option<GateState> {
-        GateState::from_word(self.descriptor.word(GATE_WORD).load(Ordering::Acquire))
+        let [_, word] = halves(self.decides().load(Ordering::Acquire));
+        GateState::from_word(word)
+    }
+
+    /// The pair whose high word decides.
+    #[inline(always)]
+    fn decides(&self) -> &AtomicU64 {
+        const { assert!(GATE_WORD % 2 == 1) };
+        self.descriptor.pair(GATE_WORD / 2)
     }
 }

@@ -2,28 +2,39 @@
 //! Places in memory that the GPU reads descriptors from and writes stamps to.
 //!
 //! Somebody else owns that memory, and other processes and the GPU see it at any time: so its words
-//! are atomic and are stored one by one. (A plain store and a relaxed atomic one are the same
-//! instruction. But the compiler may not make wider ones of several, whose loads from a descriptor
-//! that the driver has just written word by word would wait: see `ARCHITECTURE.md`, "What a launch
-//! costs, and where".)
-//! Addresses are those that the GPU uses.
+//! are atomic. They are stored in pairs, which takes half as many stores as one by one; and what is
+//! stored in many places is put together once, as an [`Image`]. Addresses are those that the GPU uses.
 
 use core::ops::Range;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::fields::{DEPENDENT_QMD_POINTER, RELEASE_SEMAPHORE_ADDR};
 use super::slots::POINTER_SHIFT;
 use super::{StampError, WORDS, Words};
 use crate::template::Template;
 
-/// The words that are not always zero in a launch that may be split: two thirds of them.
-pub(super) const RUNS: [Range<usize>; 4] = [0..1, 9..64, 67..71, 74..80];
+/// Half the words of a descriptor.
+const PAIRS: usize = WORDS / 2;
+
+/// The pairs of words that are not always zero in a launch that may be split.
+pub(super) const RUNS: [Range<usize>; 2] = [0..1, 4..40];
+
+/// A descriptor that is about to be written: word `2 i` is the low half of pair `i`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Image([u64; PAIRS]);
+
+/// What a template does to pairs of words.
+#[derive(Debug)]
+pub(super) struct Form {
+    keep: [u64; PAIRS],
+    value: [u64; PAIRS],
+}
 
 /// Memory for one descriptor that others may name as their dependent. It is zero at first, and
-/// nothing but chains is ever written there.
+/// nothing but chains and gates is ever written there.
 #[derive(Clone, Copy, Debug)]
 pub struct Place<'a> {
-    words: &'a [AtomicU32; WORDS],
+    pairs: &'a [AtomicU64; PAIRS],
     pointer: u32,
 }
 
@@ -36,16 +47,16 @@ pub struct PlaceError {
 }
 
 impl<'a> Place<'a> {
-    /// Takes words that the GPU sees at `address` for a place.
+    /// Takes words that the GPU sees at `address` for a place: word `2 i` is the low half of `pairs[i]`.
     #[inline]
-    pub fn new(words: &'a [AtomicU32; WORDS], address: u64) -> Result<Self, PlaceError> {
+    pub fn new(pairs: &'a [AtomicU64; WORDS / 2], address: u64) -> Result<Self, PlaceError> {
         const { assert!(DEPENDENT_QMD_POINTER.at(0).width() == u32::BITS) };
         if !address.is_multiple_of(1 << POINTER_SHIFT) {
             return Err(PlaceError { address });
         }
         let pointer = u32::try_from(address >> POINTER_SHIFT);
         let pointer = pointer.map_err(|_| PlaceError { address })?;
-        Ok(Place { words, pointer })
+        Ok(Place { pairs, pointer })
     }
 
     /// The address.
@@ -59,35 +70,71 @@ impl<'a> Place<'a> {
         self.pointer
     }
 
-    /// One word.
+    /// A pair of words.
     ///
     /// # Panics
     ///
-    /// If `index` is not below [`WORDS`].
+    /// If there are not so many.
     #[inline(always)]
-    pub(super) fn word(&self, index: usize) -> &AtomicU32 {
-        &self.words[index]
+    pub(super) fn pair(&self, index: usize) -> &AtomicU64 {
+        &self.pairs[index]
     }
 
-    /// Writes a descriptor (relaxed): a copy of `original`, edited, but for the words that are zero in
-    /// every launch that may be split.
+    /// Writes a descriptor (relaxed), but for the words that are zero in every launch that may be split.
+    /// In the pairs that are named it sets some bits more.
     #[inline(always)]
-    pub(super) fn write<const N: usize>(
-        &self,
-        original: &Words,
-        template: &Template<N>,
-        extra: [u32; N],
-    ) {
+    pub(super) fn write<const N: usize>(&self, image: &Image, pairs: [usize; N], more: [u64; N]) {
         for run in RUNS {
-            for (to, &word) in self.words[run.clone()].iter().zip(&original[run]) {
-                to.store(word, Ordering::Relaxed);
+            for (to, &pair) in self.pairs[run.clone()].iter().zip(&image.0[run]) {
+                to.store(pair, Ordering::Relaxed);
             }
         }
-        for (edit, extra) in template.edits().iter().zip(extra) {
-            let word = original[edit.word] & edit.keep | edit.value | extra;
-            self.words[edit.word].store(word, Ordering::Relaxed);
+        for (index, more) in pairs.into_iter().zip(more) {
+            self.pairs[index].store(image.0[index] | more, Ordering::Relaxed);
         }
     }
+}
+
+impl Form {
+    /// That of a template.
+    pub(super) const fn of<const N: usize>(template: &Template<N>) -> Self {
+        let mut form = Form {
+            keep: [u64::MAX; PAIRS],
+            value: [0; PAIRS],
+        };
+        let edits = template.edits();
+        let mut index = 0;
+        while index < edits.len() {
+            let edit = edits[index];
+            let (pair, shift) = (edit.word / 2, edit.word % 2 * 32);
+            form.keep[pair] &= !((!edit.keep as u64) << shift);
+            form.value[pair] |= (edit.value as u64) << shift;
+            index += 1;
+        }
+        form
+    }
+
+    /// A descriptor with the edits.
+    #[inline(always)]
+    pub(super) fn image(&self, words: &Words) -> Image {
+        Image(core::array::from_fn(|index| {
+            let words = pair(words[2 * index], words[2 * index + 1]);
+            words & self.keep[index] | self.value[index]
+        }))
+    }
+}
+
+/// Two words that lie one behind the other.
+#[inline(always)]
+pub(super) fn pair(low: u32, high: u32) -> u64 {
+    u64::from(low) | u64::from(high) << 32
+}
+
+/// The words of a pair.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "each takes its half")]
+pub(super) const fn halves(pair: u64) -> [u32; 2] {
+    [pair as u32, (pair >> 32) as u32]
 }
 
 /// Sixteen bytes that the GPU writes when a descriptor completes: `{payload, 0, time in
@@ -120,13 +167,8 @@ impl Stamp {
 
     /// The words of a release semaphore's address and payload.
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "each takes its half")]
     pub(super) const fn words(self) -> [u32; 4] {
-        [
-            self.address as u32,
-            (self.address >> 32) as u32,
-            self.payload,
-            0,
-        ]
+        let [low, high] = halves(self.address);
+        [low, high, self.payload, 0]
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! Memory for one chain, as a test has it.
 
-use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use lithos_descriptor::TpcMask;
 use lithos_descriptor::hopper::{Chain, Gate, GateState, Link, Place, Stamp, WORDS, Words};
@@ -16,16 +16,16 @@ pub(crate) const NUMBER: u32 = 0x1234_5678;
 /// Places for one chain of up to so many atoms, laid out as in `tests/hardware/chains.h`: the tail,
 /// then gate, bounce and atom in turn; and behind them the stamps.
 pub(crate) struct Arena {
-    words: Vec<AtomicU32>,
+    pairs: Vec<AtomicU64>,
     atoms: u16,
 }
 
 impl Arena {
     /// Zeros.
     pub(crate) fn new(atoms: u16) -> Self {
-        let words = (1 + 3 * usize::from(atoms)) * usize::from(STEP / 4);
+        let pairs = (1 + 3 * usize::from(atoms)) * usize::from(STEP / 8);
         Arena {
-            words: (0..words).map(|_| AtomicU32::new(0)).collect(),
+            pairs: (0..pairs).map(|_| AtomicU64::new(0)).collect(),
             atoms,
         }
     }
@@ -41,28 +41,32 @@ impl Arena {
     }
 
     /// The words of a descriptor at this address, if that is in the arena.
-    pub(crate) fn at(&self, address: u64) -> Option<&[AtomicU32; WORDS]> {
-        let from = usize::try_from(address.checked_sub(BASE)?).ok()? / 4;
-        self.words.get(from..from + WORDS)?.try_into().ok()
+    pub(crate) fn words_at(&self, address: u64) -> Option<Words> {
+        let pairs = self.at(address)?;
+        Some(core::array::from_fn(|index| {
+            let pair = pairs[index / 2].load(SeqCst);
+            u32::try_from(pair >> (32 * (index % 2)) & 0xffff_ffff).expect("a word")
+        }))
+    }
+
+    /// The same in pairs, as places take them.
+    pub(crate) fn at(&self, address: u64) -> Option<&[AtomicU64; WORDS / 2]> {
+        let from = usize::try_from(address.checked_sub(BASE)?).ok()? / 8;
+        self.pairs.get(from..from + WORDS / 2)?.try_into().ok()
     }
 
     /// What lies in a place.
     pub(crate) fn words(&self, place: u16) -> Words {
-        let words = self.at(Self::address(place)).expect("a place");
-        core::array::from_fn(|index| words[index].load(SeqCst))
+        self.words_at(Self::address(place)).expect("a place")
     }
 
     /// Edits what lies in a place.
     pub(crate) fn edit(&self, place: u16, edit: impl FnOnce(&mut Words)) {
         let mut words = self.words(place);
         edit(&mut words);
-        for (to, word) in self
-            .at(Self::address(place))
-            .expect("a place")
-            .iter()
-            .zip(words)
-        {
-            to.store(word, SeqCst);
+        let pairs = self.at(Self::address(place)).expect("a place");
+        for (to, words) in pairs.iter().zip(words.chunks_exact(2)) {
+            to.store(u64::from(words[0]) | u64::from(words[1]) << 32, SeqCst);
         }
     }
 

@@ -77,11 +77,8 @@ impl<'m> Gpu<'m> {
         let mut choice = choice % choices;
         if choice < self.scheduled.len() {
             let address = self.scheduled.swap_remove(choice);
-            let words = self.arena.at(address).expect("a descriptor in the arena");
-            return self.start(
-                address,
-                core::array::from_fn(|index| words[index].load(SeqCst)),
-            );
+            let words = self.arena.words_at(address);
+            return self.start(address, words.expect("a descriptor in the arena"));
         }
         choice -= self.scheduled.len();
         for index in 0..self.running.len() {
@@ -200,13 +197,15 @@ impl<'m> Gpu<'m> {
         match action {
             Action::Schedule => self.schedule(address),
             Action::DecrementDependence => {
-                let Some(words) = self.arena.at(address) else {
+                let Some(pairs) = self.arena.at(address) else {
                     return self.log.push(Event::CountedDown(address));
                 };
                 let count = |field: Field| {
-                    let word = &words[field.lo() as usize / 32];
-                    assert_ne!(word.load(SeqCst) & 0xffff, 0, "counted down below zero");
-                    (word.fetch_sub(1, SeqCst) - 1) & 0xffff
+                    let (pair, shift) = (&pairs[field.lo() as usize / 64], field.lo() % 64);
+                    let count = pair.load(SeqCst) >> shift & 0xffff;
+                    assert_ne!(count, 0, "counted down below zero");
+                    pair.fetch_sub(1 << shift, SeqCst);
+                    count - 1
                 };
                 let left = count(fields::DEPENDENCE_COUNTER);
                 assert_eq!(left, count(fields::HW_ONLY_DEPENDENCE_COUNTER));

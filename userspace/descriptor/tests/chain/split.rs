@@ -2,7 +2,7 @@
 //! Which launches are split, and why not the others.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::AtomicU64;
 
 use lithos_descriptor::hopper::{
     Action, Dependent, Descriptor, Kind, Place, SplitError, Stamp, StampError, StampSlot, WORDS,
@@ -171,7 +171,7 @@ fn a_launch_whose_releases_are_all_used_is_whole() {
 
 #[test]
 fn a_place_that_cannot_be_named_and_a_stamp_off_its_grid_are_refused() {
-    let words = [const { AtomicU32::new(0) }; WORDS];
+    let words = [const { AtomicU64::new(0) }; WORDS / 2];
     for address in [0, 0x100, 0xff_ffff_ff00] {
         assert_eq!(Place::new(&words, address).unwrap().address(), address);
     }

@@ -285,8 +285,7 @@ fn a_squeezed_partition_has_few_tpcs_and_so_have_its_atoms_to_come() {
     tenant.publish(0, 3, LONG_NS);
     let disabled = |atom: u32| -> TpcSet {
         let words = tenant.chains().atom(atom).0;
-        let word = |index: usize| u64::from(words[76 + index].load(Acquire));
-        TpcSet::from_words([word(0) | word(1) << 32, word(2) | word(3) << 32])
+        TpcSet::from_words([38, 39].map(|index: usize| words[index].load(Acquire)))
     };
     order(&daemon, "be", Hand::Squeezed);
     eventually("few TPCs", || {
