@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 
 use lithos_abi::arena::Stamps;
 use lithos_abi::bindings::*;
@@ -41,6 +41,8 @@ pub(crate) struct Managed {
     first: Option<Grant>,
     /// Whether the latest grant that a launch has seen has a length of atoms.
     splits: AtomicBool,
+    /// Whether no chain is to go on any more: the process ends.
+    is_halted: AtomicBool,
     /// Made when a launch is first to be split.
     splitting: OnceLock<Splitting>,
 }
@@ -63,6 +65,7 @@ impl Managed {
             is_registered,
             endings: AtomicU32::new(0),
             splits: AtomicBool::new(false),
+            is_halted: AtomicBool::new(false),
             splitting: OnceLock::new(),
         }
     }
@@ -160,7 +163,10 @@ impl Managed {
 
     /// Returns what the gates of a chain are to do.
     pub(crate) fn order(&self, now_ns: u64) -> Order {
-        self.channel.grant().order_at(now_ns)
+        match self.is_halted.load(Ordering::SeqCst) {
+            true => Order::Halt,
+            false => self.channel.grant().order_at(now_ns),
+        }
     }
 
     /// Returns whether the scheduler sleeps and wants to be woken by a launch.
@@ -178,6 +184,14 @@ impl Managed {
         if rung.swap(number, Ordering::SeqCst) != number {
             futex::wake(rung);
         }
+    }
+
+    /// Has all chains run out, those too that another thread is just publishing: it looks at the order
+    /// afterwards.
+    pub(crate) fn halt(&self) {
+        self.is_halted.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        self.store_into_gates(Order::Halt);
     }
 
     /// Stores an order into the gates of all chains that may still run.

@@ -10,7 +10,6 @@
 
 use std::time::{Duration, Instant};
 
-use lithos_abi::grant::Order;
 use lithos_abi::ring::{Progress, RingReader};
 
 use crate::channel::Managed;
@@ -36,8 +35,7 @@ extern "C" fn leave() {
         shim.contexts.each(Managed::end_begins);
         shim.contexts
             .each(|managed| wait_for_launches(managed, deadline));
-        shim.contexts
-            .each(|managed| managed.store_into_gates(Order::Halt));
+        shim.contexts.each(Managed::halt);
     });
 }
 

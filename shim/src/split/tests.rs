@@ -53,7 +53,18 @@ impl Split {
     }
 
     /// A launch call whose descriptor is this one.
-    fn upload(&self, function: u64, grid: [u32; 3], mut words: Words) -> Uploaded {
+    fn upload(&self, function: u64, grid: [u32; 3], words: Words) -> Uploaded {
+        self.upload_after(function, grid, words, || ())
+    }
+
+    /// The same, with something that happens after it has begun and before the descriptor comes.
+    fn upload_after(
+        &self,
+        function: u64,
+        grid: [u32; 3],
+        mut words: Words,
+        happens: impl FnOnce(),
+    ) -> Uploaded {
         let launch = launch(function, grid);
         local::with(|local| {
             local.set_ticket(Some(ticket(self.bench, self.pins)));
@@ -61,6 +72,7 @@ impl Split {
             if managed.splits() {
                 local.set_cut(begin(managed, &launch, sequence, local));
             }
+            happens();
             prepare_launch(managed, &mut words, function, local);
             local.set_ticket(None);
             Uploaded { words, sequence }
@@ -172,6 +184,24 @@ fn gates_are_as_ordered_from_the_first_moment() {
         let is_shut = tail.shut().load(Ordering::Relaxed) != 0;
         assert_eq!(is_shut, order == Order::Shut);
     }
+}
+
+#[test]
+fn a_chain_that_was_begun_when_its_process_ended_is_halted() {
+    let split = Split::new();
+    let managed = &split.bench.managed;
+    let plain = words([1000, 1, 1], None, false);
+    let Uploaded { sequence, .. } = split.upload_after(5, [1000, 1, 1], plain, || managed.halt());
+    assert!(!split.gates_of(sequence).is_empty());
+    for gate in split.gates_of(sequence) {
+        let word = split.chains().gate(gate).word().load(Ordering::Relaxed);
+        assert_eq!(word, LITHOS_GATE_HALTED);
+    }
+    // Neither is it let go when nobody seems to schedule.
+    managed.store_into_gates(Order::Open);
+    let gate = split.gates_of(sequence).start;
+    let word = split.chains().gate(gate).word().load(Ordering::Relaxed);
+    assert_eq!(word, LITHOS_GATE_HALTED);
 }
 
 #[test]
