@@ -11,6 +11,9 @@
 //!   asleep      there are none: woken by a launch of best effort, or by the main loop
 //! ```
 //!
+//! Whoever is always active does not hold best effort up for ever: it is owed a part of the time
+//! (`lithos_policy::Ration`).
+//!
 //! What a tenant says is bounded and not believed: gates are stored into only within their region, of
 //! as many chains as there are tails, so many at a time; a launch that never gets a record makes nobody
 //! active for long.
@@ -31,7 +34,6 @@ use lithos_device::pages::LivePages;
 use lithos_policy::{Activity, ChannelId, Class, GpuId, Hand, Nanos, RECENT, Standing, TpcSet};
 
 use crate::clock;
-use chains::Mode;
 use member::Member;
 pub use member::Seen;
 pub use reaction::ReactionStatus;
@@ -246,15 +248,8 @@ impl Keeper {
         let mut shut = None;
         for member in &self.members {
             let activity = self.gpus.get(&member.gpu).copied().unwrap_or_default();
-            let standing = member.standing();
-            let mode = if activity.holds(now, standing) {
-                Mode::Held
-            } else if activity.paces(now, standing) {
-                Mode::Paced
-            } else {
-                Mode::Open
-            };
-            if member.set_mode(mode, now) && standing.hand != Hand::Held {
+            let mode = member.mode(&activity, now);
+            if member.set_mode(mode, now) && member.standing().hand != Hand::Held {
                 shut = Some(member.gpu);
             }
             member.turn(follows, inspects, now);

@@ -27,6 +27,7 @@ const SQUEEZED_ATOM_US: u32 = 1000;
 const NOBODYS: Standing = Standing {
     class: Class::LatencyCritical,
     borrows: false,
+    min_share: 0,
     hand: Hand::Released,
 };
 

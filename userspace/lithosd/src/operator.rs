@@ -36,6 +36,7 @@ impl Known {
         Standing {
             class: self.entry.class.into(),
             borrows: self.entry.borrow,
+            min_share: self.entry.min_share,
             hand: self.hand,
         }
     }

@@ -19,6 +19,10 @@ const BE_ATOM_US: u32 = 0;
 /// harms nobody only if the atom that runs ends within five milliseconds (ARCHITECTURE.md).
 const ATOM_US: std::ops::RangeInclusive<u32> = 20..=2000;
 
+/// The part of the time, in percent, that best effort is owed: enough not to starve, and no more than one in
+/// a hundred requests of those who are never idle.
+const MIN_SHARE: u32 = 1;
+
 /// A partition as its operator writes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -44,6 +48,10 @@ pub struct PartitionEntry {
     /// active. For best effort whose launches are split.
     #[serde(default)]
     pub borrow: bool,
+    /// The part of each second, in percent, in which it is not held up for latency-critical partitions, even
+    /// if these are never idle.
+    #[serde(default = "min_share")]
+    pub min_share: u32,
     /// What becomes of a launch that needs more co-resident blocks than its grant holds.
     #[serde(default)]
     pub oversize: Oversize,
@@ -97,6 +105,9 @@ pub struct PartitionChange {
     /// Whether it may use what latency-critical partitions do not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub borrow: Option<bool>,
+    /// The part of the time, in percent, in which it is not held up for others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_share: Option<u32>,
     /// What becomes of oversize launches.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oversize: Option<Oversize>,
@@ -169,6 +180,7 @@ impl PartitionEntry {
             priority: 0,
             atom_us: None,
             borrow: false,
+            min_share: MIN_SHARE,
             oversize: Oversize::default(),
             enforce: false,
             gpus: None,
@@ -223,6 +235,10 @@ impl PartitionEntry {
             let right = "only best effort whose launches are split (atom_us) can be held up where it is in \
                  the way";
             return Err(self.error("borrow", true, right.into()));
+        }
+        if self.min_share > 100 {
+            let right = "a part of the time in percent, 0 to 100".into();
+            return Err(self.error("min_share", self.min_share, right));
         }
         if let Some(gpus) = &self.gpus {
             if gpus.is_empty() {
@@ -293,6 +309,7 @@ impl PartitionEntry {
             priority: change.priority.unwrap_or(self.priority),
             atom_us: change.atom_us.or(self.atom_us),
             borrow: change.borrow.unwrap_or(self.borrow),
+            min_share: change.min_share.unwrap_or(self.min_share),
             oversize: change.oversize.unwrap_or(self.oversize),
             enforce: change.enforce.unwrap_or(self.enforce),
             gpus: match &change.gpus {
@@ -311,6 +328,10 @@ impl PartitionEntry {
             right,
         }
     }
+}
+
+fn min_share() -> u32 {
+    MIN_SHARE
 }
 
 fn list(gpus: &[GpuRef]) -> String {
@@ -421,7 +442,7 @@ mod tests {
         let good = PartitionEntry::new("chat", ClassWord::Be, 4);
         assert!(good.check().is_ok());
         type Spoil = fn(&mut PartitionEntry);
-        let cases: [(Spoil, &str, &str); 10] = [
+        let cases: [(Spoil, &str, &str); 11] = [
             (|e| e.name = "a b".into(), "name", "letters, digits"),
             (|e| e.guarantee = 129, "guarantee = 129", "more than 128"),
             (|e| e.ceiling = Some(0), "ceiling = 0", "1 or more"),
@@ -429,6 +450,7 @@ mod tests {
             (|e| e.borrow = true, "borrow = true", "atom_us"),
             (|e| e.atom_us = Some(19), "atom_us = 19", "20 to 2000"),
             (|e| e.atom_us = Some(2001), "atom_us = 2001", "0 to split"),
+            (|e| e.min_share = 101, "min_share = 101", "0 to 100"),
             (|e| e.gpus = Some(vec![]), "gpus = []", "at least one"),
             (
                 |e| e.gpus = Some(vec![GpuRef::Index(1), GpuRef::Index(1)]),

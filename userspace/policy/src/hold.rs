@@ -12,7 +12,8 @@
 //!                                 <-> linger
 //! ```
 //!
-//! In between it goes on at a pace (`pace.rs`). What an operator orders by hand comes first.
+//! In between it goes on at a pace (`pace.rs`), and so it does when it has been held for too long
+//! (`ration.rs`). What an operator orders by hand comes first.
 
 use crate::id::Nanos;
 use crate::partition::Class;
@@ -44,6 +45,8 @@ pub struct Standing {
     pub class: Class,
     /// Whether it uses TPCs of latency-critical partitions, too.
     pub borrows: bool,
+    /// The part of the time, in percent, in which it is not held up for others: see `ration.rs`.
+    pub min_share: u32,
     /// What an operator has ordered.
     pub hand: Hand,
 }
@@ -98,6 +101,7 @@ mod tests {
         Standing {
             class,
             borrows: class == BE,
+            min_share: 0,
             hand,
         }
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use lithos_abi::ring::Progress;
 use lithos_device::pages::LivePages;
-use lithos_policy::{Class, GpuId, Hand, Nanos, Standing, TpcSet};
+use lithos_policy::{Activity, Class, GpuId, Hand, Nanos, Ration, Standing, TpcSet};
 use serde::{Deserialize, Serialize};
 
 use super::chains::{Chains, Mode};
@@ -28,6 +28,10 @@ pub(crate) struct Member {
     /// What is ordered, and the chains that it is about. Whoever stores into gates has this.
     chains: Mutex<Chains>,
     launches: Mutex<Launches>,
+    /// What it is owed while others have it held up.
+    ration: Mutex<Ration>,
+    /// How often it was let go for that.
+    rations: AtomicU64,
     /// Gates may not be as ordered yet.
     unsettled: AtomicBool,
     /// Gates are opened one after another.
@@ -57,6 +61,9 @@ pub struct Seen {
     pub since_ns: u64,
     /// How often they were shut.
     pub holds: u64,
+    /// How often they were let pass although somebody latency-critical was active, because the partition is
+    /// owed a part of the time.
+    pub rations: u64,
     /// Chains that could not go on while their gates were shut, and were opened for that.
     pub stuck: u64,
     /// Chains that did not move although their gates were open.
@@ -75,12 +82,15 @@ impl Member {
             standing: Mutex::new(Standing {
                 class: Class::LatencyCritical,
                 borrows: false,
+                min_share: 0,
                 hand: Hand::Released,
             }),
             launches: Mutex::new(Launches {
                 oldest,
                 since: None,
             }),
+            ration: Mutex::new(Ration::default()),
+            rations: AtomicU64::new(0),
             unsettled: AtomicBool::new(true),
             is_paced: AtomicBool::new(false),
             running: AtomicU64::new(0),
@@ -145,6 +155,24 @@ impl Member {
         (oldest <= self.live.ring().reserved()).then_some(oldest)
     }
 
+    /// Returns what its gates are to do, by what its GPU is busy with.
+    pub(crate) fn mode(&self, activity: &Activity, now: Nanos) -> Mode {
+        let standing = self.standing();
+        let (is_held, paces) = (activity.holds(now, standing), activity.paces(now, standing));
+        if standing.hand == Hand::Held {
+            return Mode::Held;
+        }
+        let mut ration = lock(&self.ration);
+        let was_due = ration.is_due();
+        if ration.may_hold(now, is_held, self.has_chains(), standing.min_share) {
+            return Mode::Held;
+        }
+        if ration.is_due() && !was_due {
+            self.rations.fetch_add(1, Ordering::Relaxed);
+        }
+        if paces { Mode::Paced } else { Mode::Open }
+    }
+
     /// Says what gates are to do; returns whether they were shut just now, and there were any.
     pub(crate) fn set_mode(&self, mode: Mode, now: Nanos) -> bool {
         if !lock(&self.chains).set_mode(mode, &self.live, now) {
@@ -194,6 +222,9 @@ impl Member {
     }
 
     pub(crate) fn seen(&self) -> Seen {
-        lock(&self.chains).seen()
+        Seen {
+            rations: self.rations.load(Ordering::Relaxed),
+            ..lock(&self.chains).seen()
+        }
     }
 }

@@ -195,6 +195,32 @@ fn best_effort_goes_on_two_atoms_at_a_time_while_somebody_latency_critical_comes
 }
 
 #[test]
+fn best_effort_is_let_go_for_its_share_although_somebody_latency_critical_is_never_idle() {
+    let daemon = Daemon::start(&SPLIT.replace("borrow = true", "borrow = true\nmin_share = 20"));
+    let (critical, effort) = (Tenant::of(&daemon, "lc"), Tenant::of(&daemon, "borrows"));
+    effort.publish(0, 7, LONG_NS);
+    // One launch is always under way.
+    let mut active = launch(&critical.channel);
+    let mut goes_on = || {
+        let next = launch(&critical.channel);
+        complete(&critical.channel, std::mem::replace(&mut active, next));
+    };
+    let chains = || daemon.channel(effort.channel.id()).unwrap().chains;
+    for round in 1..=3 {
+        eventually("it is held", || {
+            goes_on();
+            effort.gates_are(0..7, LITHOS_GATE_SHUT)
+        });
+        eventually("it is let go for its share", || {
+            goes_on();
+            effort.gates_are(0..1, LITHOS_GATE_OPEN)
+        });
+        let chains = chains();
+        assert!(chains.rations >= round && !chains.held, "{chains:?}");
+    }
+}
+
+#[test]
 fn a_launch_that_never_comes_does_not_keep_best_effort_waiting() {
     let daemon = Daemon::start(SPLIT);
     let (critical, effort) = (Tenant::of(&daemon, "lc"), Tenant::of(&daemon, "borrows"));

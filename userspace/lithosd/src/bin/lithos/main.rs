@@ -127,6 +127,10 @@ struct Create {
     /// whose launches are split.
     #[arg(long)]
     borrow: bool,
+    /// The part of each second, in percent, in which it is not held up for latency-critical partitions, even if
+    /// these are never idle [default: 1].
+    #[arg(long, value_name = "PERCENT")]
+    min_share: Option<u32>,
     /// What becomes of a launch that needs more co-resident blocks than its TPCs hold: widen (it runs
     /// on the smallest set that holds it, and is counted) or refuse (it fails).
     #[arg(long, value_parser = parse_oversize, default_value = "widen", value_name = "widen|refuse")]
@@ -163,6 +167,9 @@ struct Set {
     /// Whether it may use the TPCs of latency-critical partitions while nobody there is active.
     #[arg(long, value_name = "true|false")]
     borrow: Option<bool>,
+    /// The part of each second, in percent, in which it is not held up for latency-critical partitions.
+    #[arg(long, value_name = "PERCENT")]
+    min_share: Option<u32>,
     /// What becomes of oversize launches of contexts that are made from now on.
     #[arg(long, value_parser = parse_oversize, value_name = "widen|refuse")]
     oversize: Option<Oversize>,
@@ -309,6 +316,7 @@ impl Create {
         };
         without.changed(&PartitionChange {
             ceiling: self.ceiling,
+            min_share: self.min_share,
             gpus: Some(self.gpus),
             ..PartitionChange::default()
         })
@@ -324,6 +332,7 @@ impl Set {
             priority: self.priority,
             atom_us: self.atom_us,
             borrow: self.borrow,
+            min_share: self.min_share,
             oversize: self.oversize,
             enforce: self.enforce,
             gpus: self.gpus,

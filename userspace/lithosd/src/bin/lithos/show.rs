@@ -280,9 +280,19 @@ fn channels(list: &[ChannelStatus]) -> String {
             _ => channel.operators.to_string(),
         };
         let counted = |name: &str| channel.counters.get(name).unwrap_or(&0).to_string();
-        let held = match channel.chains {
-            Seen { held: true, .. } => format!("now ({} times)", channel.chains.holds),
-            Seen { holds, .. } => format!("{holds} times"),
+        let Seen {
+            held,
+            holds,
+            rations,
+            ..
+        } = channel.chains;
+        let mut times = format!("{holds} times");
+        if rations > 0 {
+            times += &format!(", let go {rations}");
+        }
+        let held = match held {
+            true => format!("now ({times})"),
+            false => times,
         };
         table.row([
             channel.channel.to_string(),
