@@ -59,7 +59,8 @@ struct lithos_grant {
 	__u64 reserved;
 	__u64 atom_ns;			/* target length of an atom; 0: never split */
 	__u64 outstanding_ns;		/* bound on predicted unfinished work; 0: none */
-	__u64 reserved2[8];
+	struct lithos_tpcs lent;	/* those of `tpcs` that are another partition's: see `recall` */
+	__u64 reserved2[6];
 };
 
 /*
@@ -73,6 +74,14 @@ struct lithos_grant {
 #define LITHOS_ORDER_OPEN 0
 #define LITHOS_ORDER_SHUT 1
 #define LITHOS_ORDER_HALT 2
+
+/*
+ * Who does without the TPCs that are lent to a channel, because their owner needs them. A chain that is
+ * published says in `narrow` whether its atoms do; whoever schedules changes their masks later.
+ */
+#define LITHOS_RECALL_NONE 0
+#define LITHOS_RECALL_LAUNCHES 1	/* launches that are not split, and first atoms */
+#define LITHOS_RECALL_ATOMS 2		/* all that is launched */
 
 /*
  * How old `heartbeat_ns` may be before a launch takes it that nobody schedules. Who schedules beats
@@ -147,7 +156,8 @@ struct lithos_grant_page {
 	__u64 latest;			/* sequence of the latest grant; 0: none yet */
 	__u64 order;			/* LITHOS_ORDER_* */
 	__u64 ring;			/* the scheduler sleeps, for the so-manieth time: see `rung`; 0: it does not */
-	__u64 reserved2[3];
+	__u64 recall;			/* LITHOS_RECALL_*: who does without TPCs that are `lent` */
+	__u64 reserved2[2];
 
 	struct lithos_grant slots[2];
 	struct lithos_grant fail_static;
@@ -348,7 +358,9 @@ struct lithos_tail {
 	__u32 zero2;
 	__u64 first_gpu_ns;
 	__u64 number;			/* of the chain; written before `published` is set to 0 for it */
-	__u64 reserved2[7];
+	__u32 narrow;			/* 1: its atoms do without what was recalled */
+	__u32 zero3;
+	__u64 reserved2[6];
 };
 
 /* ---- Messages to the embedded broker --------------------------------------------------------- */

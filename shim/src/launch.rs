@@ -6,6 +6,7 @@
 //! *before* the grant is read (see `struct lithos_ring`).
 
 use lithos_abi::bindings::*;
+use lithos_abi::grant::Recall;
 use lithos_abi::lithos_record;
 use lithos_descriptor::TpcMask;
 use lithos_descriptor::hopper::{Descriptor, Kind, Restricted, StampSlot, Words, fields};
@@ -88,6 +89,10 @@ pub(crate) fn prepare(managed: &Managed, words: &mut Words, function: u64, local
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fitting {
     pub(crate) tpcs: TpcMask,
+    /// Those that it does without for now: they are lent, and recalled;
+    pub(crate) recalled: TpcMask,
+    /// of whom.
+    pub(crate) recall: Recall,
     /// Why they are not those of the grant alone.
     widened: Option<Widened>,
 }
@@ -114,12 +119,18 @@ pub(crate) fn fitting(
         record.flags |= LITHOS_RECORD_FAIL_STATIC;
     }
     // A plain grid runs on any TPCs.
-    let (mut tpcs, mut widened) = (TpcMask::from_bits(grant.tpcs), None);
+    let (mut tpcs, mut widened) = (TpcMask::from_bits(grant.now()), None);
+    let recalled = TpcMask::from_bits(grant.tpcs) - tpcs;
     if descriptor.kind() != Kind::Grid {
         let need = need(descriptor, local.call.get());
         (tpcs, widened) = gpu.fit(tpcs, descriptor.allowed(), need);
     }
-    Some(Fitting { tpcs, widened })
+    Some(Fitting {
+        tpcs,
+        recalled,
+        recall: grant.recall,
+        widened,
+    })
 }
 
 /// Takes note of the mask that a launch carries.

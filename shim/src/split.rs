@@ -14,7 +14,7 @@ use std::sync::atomic::fence;
 
 use lithos_abi::bindings::*;
 use lithos_abi::chain::{Chains, Slot};
-use lithos_abi::grant::Order;
+use lithos_abi::grant::{Order, Recall};
 use lithos_descriptor::TpcMask;
 use lithos_descriptor::hopper::{
     Chain, Descriptor, Gate, GateState, Kind, Link, Place, SplitError, Splittable, Stamp,
@@ -141,12 +141,33 @@ pub(crate) fn prepare(
     record.submitted_ns = local.clock.now_ns();
     record.function = function;
     record.stream = local.call.get().stream;
-    let mut allowed = target.view().allowed();
+    let mut tpcs = Tpcs {
+        first: None,
+        others: target.view().allowed(),
+    };
+    let mut is_narrow = false;
     if let Some(fitting) = fitting(managed, &target.view(), local, &mut record) {
-        let restricted = target.restrict(fitting.tpcs, managed.gpu.present);
+        // The first atom runs at once. The others have what is recalled when it is lent again: whoever
+        // recalls sees to that. Of clusters no mask is ever edited.
+        let recalled = if cut.has_clusters {
+            TpcMask::EMPTY
+        } else {
+            fitting.recalled
+        };
+        let restricted = target.restrict(fitting.tpcs | recalled, managed.gpu.present);
         note(managed, restricted, fitting, &mut record);
-        allowed = restricted.mask();
+        is_narrow = fitting.recall == Recall::Atoms && !recalled.is_empty();
+        tpcs = Tpcs {
+            first: (!recalled.is_empty()).then_some(fitting.tpcs),
+            others: if is_narrow {
+                fitting.tpcs
+            } else {
+                restricted.mask()
+            },
+        };
     }
+    let tail = chains.tail(cut.number.0);
+    tail.narrow().store(is_narrow.into(), Relaxed);
     let ring = managed.ring();
     let stamps = managed.stamps();
     if reserved.is_claimed {
@@ -162,7 +183,7 @@ pub(crate) fn prepare(
     } else {
         ring.count(LITHOS_COUNT_OVERRUN);
     }
-    let is_split = split_into(managed, target, &cut, &chains, allowed, local);
+    let is_split = split_into(managed, target, &cut, &chains, tpcs, local);
     if is_split {
         record.flags |= LITHOS_RECORD_SPLIT;
         ring.count(LITHOS_COUNT_SPLIT);
@@ -174,6 +195,14 @@ pub(crate) fn prepare(
         ring.write(&record);
     }
     true
+}
+
+/// The TPCs that atoms may use.
+#[derive(Clone, Copy, Debug)]
+struct Tpcs {
+    /// If not all that the launch may.
+    first: Option<TpcMask>,
+    others: TpcMask,
 }
 
 /// Looks whether the descriptor is that of the launch, and may be split.
@@ -218,7 +247,7 @@ fn split_into(
     target: Splittable<'_>,
     cut: &Cut,
     chains: &Chains<'_>,
-    allowed: TpcMask,
+    tpcs: Tpcs,
     local: &Local,
 ) -> bool {
     let Held { first, atoms, .. } = cut.held;
@@ -236,11 +265,12 @@ fn split_into(
         tail: place(tail.descriptor()),
         done: stamp(tail.done_address(), payload),
         stamp: Some(stamp(tail.first_address(), payload)),
+        allowed: tpcs.first,
         gates: state(order),
         present: managed.gpu.present,
     };
     // Of atoms of clusters no mask is ever edited.
-    let allowed = (!cut.has_clusters).then_some(allowed);
+    let allowed = (!cut.has_clusters).then_some(tpcs.others);
     if chain.gates == GateState::Shut {
         gates
             .clone()

@@ -314,6 +314,7 @@ impl Pieces {
             tail: self.arena.place(self.tail()),
             done: self.arena.stamp(self.tail(), self.payload),
             stamp: Some(stamp(0)),
+            allowed: None,
             gates: self.gates,
             present: TpcMask::ALL,
         };

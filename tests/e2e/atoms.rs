@@ -25,7 +25,7 @@ atom_us = 100
 name = "borrows"
 class = "be"
 guarantee = 1
-atom_us = 100
+atom_us = 200
 borrow = true
 "#;
 
@@ -170,6 +170,74 @@ fn best_effort_that_borrows_is_held_up_while_somebody_latency_critical_is_active
     assert_eq!(report["blocks"], report["blocks_expected"]);
     assert_eq!(effort.json().expect("its launches")["running"], true);
     ends_exactly(effort);
+}
+
+/// Two that lend each other their TPCs.
+const EQUALS: &str = r#"
+[[partition]]
+name = "one"
+class = "lc"
+guarantee = 2
+atom_us = 100
+borrow = true
+
+[[partition]]
+name = "other"
+class = "lc"
+guarantee = 2
+atom_us = 100
+borrow = true
+"#;
+
+#[test]
+fn equals_lend_each_other_what_they_do_not_use() {
+    let bed = managed_gpu(EQUALS);
+    let mut one = tenant(&bed, "one", &["smids", "--wait-for-line"]);
+    let mut sms = || {
+        one.tell().expect("a listener");
+        number(&one.json().expect("an answer")["sms"])
+    };
+    let mut comes_to = |sms_wanted: u64| {
+        let is_so = (0..1000).any(|_| sms() == sms_wanted);
+        assert!(is_so, "it never ran on {sms_wanted} SMs");
+    };
+    for _ in 0..3 {
+        comes_to(8);
+        let mut other = tenant(&bed, "other", &["be", "--until-eof"]);
+        assert_eq!(other.json().expect("a start")["running"], true);
+        comes_to(4);
+        let report = other.finish(PATIENCE).expect("its end");
+        let report = report.json().expect("a report");
+        assert_eq!(report["blocks"], report["blocks_expected"]);
+    }
+    let recalls = bed.status_until("recalls", |status| {
+        (number(&channel(status, "one")["chains"]["recalls"]) >= 3).then_some(())
+    });
+    recalls.expect("what was lent was recalled");
+}
+
+#[test]
+fn launches_are_exact_while_their_tpcs_come_and_go() {
+    let bed = managed_gpu(EQUALS);
+    let mut one = exact_in(&bed, "one", &["--launches", "200"]);
+    one.tell().expect("a listener");
+    let mut others = 0;
+    loop {
+        let mut other = tenant(&bed, "other", &["be", "--until-eof"]);
+        assert_eq!(other.json().expect("a start")["running"], true);
+        others += 1;
+        let report = other.finish(PATIENCE).expect("its end");
+        let report = report.json().expect("a report");
+        assert_eq!(report["blocks"], report["blocks_expected"]);
+        let status = bed.status().expect("a status");
+        let seen = channel(&status, "one");
+        if others >= 3 && number(&seen["chains"]["recalls"]) > 0 {
+            assert!(number(&seen["counters"]["split"]) > 0);
+            break;
+        }
+    }
+    assert_eq!(one.json().expect("its launches")["running"], true);
+    ends_exactly(one);
 }
 
 #[test]

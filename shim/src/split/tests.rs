@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use lithos_abi::Page;
 use lithos_abi::bindings::*;
 use lithos_abi::chain::Chains;
-use lithos_abi::grant::{Grant, Order};
+use lithos_abi::grant::{Grant, Order, Recall};
 use lithos_descriptor::hopper::{Action, Dependent, Kind, Words, fields};
 
 use super::*;
@@ -31,10 +31,15 @@ const TPCS: &str = "0-3";
 
 impl Split {
     fn new() -> Self {
+        Self::with(&grant(TPCS))
+    }
+
+    /// With a grant, of atoms.
+    fn with(granted: &Grant) -> Self {
         let mut bench = bench(TPCS);
         let with_atoms = Grant {
             atom_ns: 100_000,
-            ..grant(TPCS)
+            ..*granted
         };
         // What is left without a scheduler says nothing of atoms.
         bench.pages.publish_with(&with_atoms, &grant(TPCS));
@@ -183,6 +188,49 @@ fn gates_are_as_ordered_from_the_first_moment() {
             .tail(split.tail_of(sequence).expect("a chain"));
         let is_shut = tail.shut().load(Ordering::Relaxed) != 0;
         assert_eq!(is_shut, order == Order::Shut);
+    }
+}
+
+#[test]
+fn what_is_recalled_only_atoms_to_come_may_have_again() {
+    for (recall, narrow) in [(Recall::Launches, 0), (Recall::Atoms, 1)] {
+        let split = Split::with(&Grant {
+            lent: mask("2-3").bits(),
+            ..grant(TPCS)
+        });
+        let present = mask("0-7,9-16");
+        split.bench.pages.live().recall(recall);
+        // One that is not split,
+        let whole = split.launch(5, [1, 1, 1], None);
+        assert_eq!(view(&whole.words).allowed() & present, mask("0-1"));
+        // and one that is.
+        let Uploaded { words, sequence } = split.launch(6, [1000, 1, 1], None);
+        assert_eq!(view(&words).allowed() & present, mask("0-1"));
+        let tail = split.tail_of(sequence).expect("a chain");
+        assert_eq!(
+            split.chains().tail(tail).narrow().load(Ordering::Relaxed),
+            narrow
+        );
+        let atoms = mask(if narrow == 1 { "0-1" } else { TPCS });
+        for gate in split.gates_of(sequence) {
+            let atom = read(split.chains().atom(gate));
+            assert_eq!(view(&atom).allowed() & present, atoms);
+        }
+        let record = split.bench.record(sequence);
+        assert_eq!(
+            record.tpcs.words,
+            mask(TPCS).bits(),
+            "where it may come to run"
+        );
+        // Lent again.
+        split.bench.pages.live().recall(Recall::Nobody);
+        let Uploaded { words, sequence } = split.launch(7, [1000, 1, 1], None);
+        assert_eq!(view(&words).allowed() & present, mask(TPCS));
+        let tail = split.tail_of(sequence).expect("a chain");
+        assert_eq!(
+            split.chains().tail(tail).narrow().load(Ordering::Relaxed),
+            0
+        );
     }
 }
 

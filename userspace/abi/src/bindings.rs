@@ -11,6 +11,9 @@ pub const LITHOS_GRANT_MAGIC: u64 = 8389768944481236073;
 pub const LITHOS_ORDER_OPEN: u32 = 0;
 pub const LITHOS_ORDER_SHUT: u32 = 1;
 pub const LITHOS_ORDER_HALT: u32 = 2;
+pub const LITHOS_RECALL_NONE: u32 = 0;
+pub const LITHOS_RECALL_LAUNCHES: u32 = 1;
+pub const LITHOS_RECALL_ATOMS: u32 = 2;
 pub const LITHOS_HEARTBEAT_STALE_NS: u32 = 60000000;
 pub const LITHOS_BROKER_SCHEDULED: u32 = 0;
 pub const LITHOS_BROKER_FAIL_STATIC: u32 = 1;
@@ -108,7 +111,8 @@ pub struct lithos_grant {
     pub reserved: __u64,
     pub atom_ns: __u64,
     pub outstanding_ns: __u64,
-    pub reserved2: [__u64; 8usize],
+    pub lent: lithos_tpcs,
+    pub reserved2: [__u64; 6usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -123,8 +127,9 @@ const _: () = {
         [::core::mem::offset_of!(lithos_grant, atom_ns) - 32usize];
     ["Offset of field: lithos_grant::outstanding_ns"]
         [::core::mem::offset_of!(lithos_grant, outstanding_ns) - 40usize];
+    ["Offset of field: lithos_grant::lent"][::core::mem::offset_of!(lithos_grant, lent) - 48usize];
     ["Offset of field: lithos_grant::reserved2"]
-        [::core::mem::offset_of!(lithos_grant, reserved2) - 48usize];
+        [::core::mem::offset_of!(lithos_grant, reserved2) - 64usize];
 };
 pub const LITHOS_REGION_STAMPS: lithos_region_kind = 0;
 pub const LITHOS_REGION_GATES: lithos_region_kind = 1;
@@ -169,7 +174,8 @@ pub struct lithos_grant_page {
     pub latest: __u64,
     pub order: __u64,
     pub ring: __u64,
-    pub reserved2: [__u64; 3usize],
+    pub recall: __u64,
+    pub reserved2: [__u64; 2usize],
     pub slots: [lithos_grant; 2usize],
     pub fail_static: lithos_grant,
     pub regions: [lithos_region; 8usize],
@@ -213,8 +219,10 @@ const _: () = {
         [::core::mem::offset_of!(lithos_grant_page, order) - 88usize];
     ["Offset of field: lithos_grant_page::ring"]
         [::core::mem::offset_of!(lithos_grant_page, ring) - 96usize];
+    ["Offset of field: lithos_grant_page::recall"]
+        [::core::mem::offset_of!(lithos_grant_page, recall) - 104usize];
     ["Offset of field: lithos_grant_page::reserved2"]
-        [::core::mem::offset_of!(lithos_grant_page, reserved2) - 104usize];
+        [::core::mem::offset_of!(lithos_grant_page, reserved2) - 112usize];
     ["Offset of field: lithos_grant_page::slots"]
         [::core::mem::offset_of!(lithos_grant_page, slots) - 128usize];
     ["Offset of field: lithos_grant_page::fail_static"]
@@ -445,7 +453,9 @@ pub struct lithos_tail {
     pub zero2: __u32,
     pub first_gpu_ns: __u64,
     pub number: __u64,
-    pub reserved2: [__u64; 7usize],
+    pub narrow: __u32,
+    pub zero3: __u32,
+    pub reserved2: [__u64; 6usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -472,8 +482,11 @@ const _: () = {
         [::core::mem::offset_of!(lithos_tail, first_gpu_ns) - 440usize];
     ["Offset of field: lithos_tail::number"]
         [::core::mem::offset_of!(lithos_tail, number) - 448usize];
+    ["Offset of field: lithos_tail::narrow"]
+        [::core::mem::offset_of!(lithos_tail, narrow) - 456usize];
+    ["Offset of field: lithos_tail::zero3"][::core::mem::offset_of!(lithos_tail, zero3) - 460usize];
     ["Offset of field: lithos_tail::reserved2"]
-        [::core::mem::offset_of!(lithos_tail, reserved2) - 456usize];
+        [::core::mem::offset_of!(lithos_tail, reserved2) - 464usize];
 };
 impl Default for lithos_tail {
     fn default() -> Self {

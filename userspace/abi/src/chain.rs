@@ -421,6 +421,12 @@ impl<'a> Tail<'a> {
         self.half(offset_of!(lithos_tail, stuck))
     }
 
+    /// Returns `narrow`.
+    #[inline]
+    pub fn narrow(&self) -> &'a AtomicU32 {
+        self.half(offset_of!(lithos_tail, narrow))
+    }
+
     /// Returns where the GPU says that the chain is done.
     #[inline]
     pub fn done_address(&self) -> u64 {

@@ -24,10 +24,26 @@ pub struct Grant {
     pub tpcs: [u64; 2],
     /// Target length of an atom in nanoseconds; 0 if launches are never split.
     pub atom_ns: u64,
+    /// Those of `tpcs` that are another partition's, and may be recalled ([`recall`]).
+    pub lent: [u64; 2],
+    /// Who does without them now. Said by readers.
+    pub recall: Recall,
     /// Bound on predicted unfinished work in nanoseconds; 0 if there is none.
     pub outstanding_ns: u64,
     /// Whether it is what holds when nobody schedules. Said by readers.
     pub is_fail_static: bool,
+}
+
+impl Grant {
+    /// Returns the TPCs that what is launched now may use.
+    #[inline(always)]
+    pub fn now(&self) -> [u64; 2] {
+        let Self { tpcs, lent, .. } = *self;
+        match self.recall {
+            Recall::Nobody => tpcs,
+            Recall::Launches | Recall::Atoms => [tpcs[0] & !lent[0], tpcs[1] & !lent[1]],
+        }
+    }
 }
 
 /// What stays the same while a channel lives.
@@ -103,6 +119,7 @@ const BROKER: usize = offset_of!(lithos_grant_page, broker);
 const HEARTBEAT: usize = offset_of!(lithos_grant_page, heartbeat_ns);
 const ORDER: usize = offset_of!(lithos_grant_page, order);
 const RING: usize = offset_of!(lithos_grant_page, ring);
+const RECALL: usize = offset_of!(lithos_grant_page, recall);
 const _: () = assert!(size_of::<lithos_grant_page>() == PAGE);
 
 fn slot(sequence: u64) -> usize {
@@ -214,10 +231,12 @@ impl<'a> GrantReader<'a> {
             return None;
         }
         let word = |offset: usize| slot[offset / 8].load(Relaxed);
-        let tpcs = offset_of!(lithos_grant, tpcs);
+        let two = |offset: usize| [word(offset), word(offset + 8)];
         let grant = Grant {
             sequence,
-            tpcs: [word(tpcs), word(tpcs + 8)],
+            tpcs: two(offset_of!(lithos_grant, tpcs)),
+            lent: two(offset_of!(lithos_grant, lent)),
+            recall: Recall::from_word(self.page.word(RECALL).load(SeqCst)),
             atom_ns: word(offset_of!(lithos_grant, atom_ns)),
             outstanding_ns: word(offset_of!(lithos_grant, outstanding_ns)),
             is_fail_static,
@@ -312,6 +331,41 @@ impl Order {
     }
 }
 
+/// Who does without the TPCs that are lent to a channel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Recall {
+    /// Nobody.
+    #[default]
+    Nobody,
+    /// Launches that are not split, and first atoms.
+    Launches,
+    /// All that is launched.
+    Atoms,
+}
+
+impl Recall {
+    /// What a word of the grant page says; one that says nothing known recalls all.
+    #[inline(always)]
+    pub fn from_word(word: u64) -> Self {
+        const NONE: u64 = LITHOS_RECALL_NONE as u64;
+        const LAUNCHES: u64 = LITHOS_RECALL_LAUNCHES as u64;
+        match word {
+            NONE => Self::Nobody,
+            LAUNCHES => Self::Launches,
+            _ => Self::Atoms,
+        }
+    }
+
+    /// The word for it.
+    pub fn word(self) -> u64 {
+        u64::from(match self {
+            Self::Nobody => LITHOS_RECALL_NONE,
+            Self::Launches => LITHOS_RECALL_LAUNCHES,
+            Self::Atoms => LITHOS_RECALL_ATOMS,
+        })
+    }
+}
+
 /// Asks in a grant page to be woken by the next launch from the sleep of this number, or, with 0, not to
 /// be; and fences: what was launched before is in the ring by now, or will find this.
 pub fn ask_to_ring(page: &Page<'_>, number: u64) {
@@ -323,6 +377,13 @@ pub fn ask_to_ring(page: &Page<'_>, number: u64) {
 /// that are published later, whoever publishes them sees it.
 pub fn order(page: &Page<'_>, order: Order) {
     page.word(ORDER).store(order.word(), SeqCst);
+    fence(SeqCst);
+}
+
+/// Says in a grant page who does without the TPCs that are lent, beside whoever writes the grants, and
+/// fences: launches that are begun later do without them.
+pub fn recall(page: &Page<'_>, recall: Recall) {
+    page.word(RECALL).store(recall.word(), SeqCst);
     fence(SeqCst);
 }
 
@@ -412,7 +473,7 @@ impl<'a> GrantWriter<'a> {
     }
 
     /// Publishes a grant, and what of it holds when nobody schedules; returns its sequence.
-    /// `sequence` of either is not looked at.
+    /// `sequence` of either is not looked at. Something must be left of either without what is lent.
     ///
     /// Ends with a full fence: what is read from the ring afterwards tells which launches may
     /// still have followed an older grant, or what was left of one without a scheduler.
@@ -449,6 +510,9 @@ impl<'a> GrantWriter<'a> {
         let tpcs = offset_of!(lithos_grant, tpcs);
         word(tpcs).store(grant.tpcs[0], Relaxed);
         word(tpcs + 8).store(grant.tpcs[1], Relaxed);
+        let lent = offset_of!(lithos_grant, lent);
+        word(lent).store(grant.lent[0], Relaxed);
+        word(lent + 8).store(grant.lent[1], Relaxed);
         word(offset_of!(lithos_grant, atom_ns)).store(grant.atom_ns, Relaxed);
         word(offset_of!(lithos_grant, outstanding_ns)).store(grant.outstanding_ns, Relaxed);
         word(0).store(sequence, Release);

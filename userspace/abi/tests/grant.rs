@@ -9,7 +9,7 @@ use std::thread;
 
 use lithos_abi::arena::Counts;
 use lithos_abi::bindings::*;
-use lithos_abi::grant::{Grant, GrantPageError, GrantReader, GrantWriter, Terms};
+use lithos_abi::grant::{Grant, GrantPageError, GrantReader, GrantWriter, Recall, Terms, recall};
 use memory::Memory;
 
 const PAGE: usize = LITHOS_PAGE_BYTES as usize;
@@ -37,6 +37,8 @@ fn grant(n: u64) -> Grant {
     Grant {
         sequence: n,
         tpcs: [n, !n],
+        lent: [n & 0xff00, 0],
+        recall: Recall::Nobody,
         atom_ns: n.wrapping_mul(3),
         outstanding_ns: n.wrapping_mul(5),
         is_fail_static: false,
@@ -56,6 +58,36 @@ fn a_reader_finds_what_was_written() {
         assert_eq!(reader.read(), Some(grant(n)));
         assert_eq!(writer.latest(), n);
     }
+}
+
+#[test]
+fn what_is_recalled_is_what_is_lent_until_it_is_lent_again() {
+    let memory = Memory::new(PAGE);
+    let mut writer = GrantWriter::create(memory.page(), &terms());
+    let reader = GrantReader::new(memory.page()).expect("a grant page");
+    let lends = Grant {
+        tpcs: [0xff, 0x3],
+        lent: [0xf0, 0x2],
+        ..grant(1)
+    };
+    let own = Grant {
+        tpcs: [0xf, 0x1],
+        lent: [0; 2],
+        ..grant(1)
+    };
+    writer.publish_with(&lends, &own);
+    let now = || reader.read().expect("a grant").now();
+    assert_eq!(now(), [0xff, 0x3]);
+    for who in [Recall::Launches, Recall::Atoms] {
+        recall(&memory.page(), who);
+        assert_eq!(reader.read().expect("a grant").recall, who);
+        assert_eq!(now(), [0xf, 0x1]);
+    }
+    writer.set_broker(LITHOS_BROKER_FAIL_STATIC, 1);
+    assert_eq!(now(), [0xf, 0x1]);
+    writer.set_broker(LITHOS_BROKER_SCHEDULED, 1);
+    recall(&memory.page(), Recall::Nobody);
+    assert_eq!(now(), [0xff, 0x3]);
 }
 
 #[test]

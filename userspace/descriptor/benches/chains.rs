@@ -40,6 +40,7 @@ fn main() {
         tail: place(0),
         done: stamp(0),
         stamp: None,
+        allowed: None,
         gates: GateState::Open,
         present: TpcMask::ALL,
     };

@@ -131,6 +131,8 @@ pub(crate) struct Channel {
     pub(crate) context: u64,
     pub(crate) oversize: Oversize,
     pub(crate) granted: TpcSet,
+    /// Those of them that are another partition's.
+    pub(crate) lent: TpcSet,
     /// Whether that is less than the policy grants, by an operator's order.
     pub(crate) is_squeezed: bool,
     pub(crate) pages: Pages,
@@ -403,6 +405,7 @@ impl Broker {
             context: request.context,
             oversize,
             granted: TpcSet::EMPTY,
+            lent: TpcSet::EMPTY,
             is_squeezed: false,
             pages,
             ledger,

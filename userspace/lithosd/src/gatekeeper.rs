@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The gatekeeper: a thread that sees who is active and shuts and opens gates, within microseconds.
+//! The gatekeeper: a thread that sees who is active, shuts and opens gates and recalls what is lent, within
+//! microseconds.
 //!
-//! Best effort that borrows is held up while somebody latency-critical is active on its GPU (`lithos_policy::Activity`);
-//! who is active is seen in the rings, without a system call of anybody's. The thread looks all the time
-//! only while that can matter; else it sleeps, and has itself woken by whoever changes that:
+//! Who borrows TPCs does without them while their owner is active: its chains are held up, or go on on its own
+//! TPCs (`lithos_policy::Activity`, `is_recalled`). Who is active is seen in the rings, without a
+//! system call of anybody's. The thread looks all the time only while that can matter; else it
+//! sleeps, and has itself woken by whoever changes that:
 //!
 //! ```text
-//!   wide awake  somebody latency-critical was active a moment ago, and there are chains to hold up
-//!   dozing      there are chains to hold up: woken by a latency-critical launch, looks once a millisecond
-//!   asleep      there are none: woken by a launch of best effort, or by the main loop
+//!   wide awake  somebody borrows and is busy, and a lender was active a moment ago
+//!   dozing      somebody borrows and is busy: woken by a launch of a lender, looks once a millisecond
+//!   asleep      nobody: woken by a launch of who borrows, or by the main loop
 //! ```
 //!
 //! Whoever is always active does not hold best effort up for ever: it is owed a part of the time
@@ -22,20 +24,21 @@ mod chains;
 mod member;
 mod reaction;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use lithos_abi::grant::Order;
+use lithos_abi::grant::{Order, Recall};
 use lithos_device::futex;
 use lithos_device::pages::LivePages;
-use lithos_policy::{Activity, ChannelId, Class, GpuId, Hand, Nanos, RECENT, Standing, TpcSet};
+use lithos_policy::{Activity, ChannelId, Class, GpuId, Hand, Nanos, RECENT};
 
 use crate::clock;
-use member::Member;
 pub use member::Seen;
+pub(crate) use member::Wanted;
+use member::{Lenders, Member};
 pub use reaction::ReactionStatus;
 use reaction::Reactions;
 
@@ -77,6 +80,7 @@ impl Gatekeeper {
         // A scheduler before this one may have left something else.
         live.order(Order::Open);
         live.ask_to_ring(0);
+        live.recall(Recall::Nobody);
         let member = Arc::new(Member::new(gpu, live));
         self.0.lock().insert(id, member);
         self.0.changed();
@@ -85,10 +89,10 @@ impl Gatekeeper {
         }
     }
 
-    /// Changes what an operator wants of a channel.
-    pub(crate) fn set(&self, id: ChannelId, standing: Standing, squeezed: Option<TpcSet>) {
+    /// Changes what is wanted of a channel.
+    pub(crate) fn set(&self, id: ChannelId, wanted: Wanted) {
         if let Some(member) = self.0.lock().get(&id) {
-            member.set(standing, squeezed);
+            member.set(wanted);
         }
         self.0.changed();
     }
@@ -161,6 +165,8 @@ struct Keeper {
     shared: Arc<Shared>,
     /// Those of the members that it has seen, and of which change.
     members: Vec<Arc<Member>>,
+    /// For each of them, those who lend to it.
+    lenders: Vec<Vec<usize>>,
     changes: u32,
     gpus: BTreeMap<GpuId, Activity>,
     /// When it last looked at what chains there are; and at whether they move.
@@ -183,6 +189,7 @@ impl Keeper {
         Self {
             shared,
             members: Vec::new(),
+            lenders: Vec::new(),
             changes: u32::MAX,
             gpus: BTreeMap::new(),
             followed: Nanos(0),
@@ -206,8 +213,8 @@ impl Keeper {
                     spins = 0;
                     std::thread::yield_now();
                 }
-                Wakefulness::Dozing => self.sleep(Class::LatencyCritical, DOZE),
-                Wakefulness::Asleep => self.sleep(Class::BestEffort, SLEEP),
+                Wakefulness::Dozing => self.sleep(Wakefulness::Dozing, DOZE),
+                Wakefulness::Asleep => self.sleep(Wakefulness::Asleep, SLEEP),
             }
         }
     }
@@ -219,6 +226,12 @@ impl Keeper {
         }
         self.changes = changes;
         self.members = self.shared.lock().values().cloned().collect();
+        let lenders_of = |borrower: &Arc<Member>| {
+            let members = self.members.iter().enumerate();
+            let lenders = members.filter(|(_, member)| member.lends_to(borrower));
+            lenders.map(|(index, _)| index).collect()
+        };
+        self.lenders = self.members.iter().map(lenders_of).collect();
         self.gpus = (self.members.iter())
             .map(|member| {
                 let known = self.gpus.get(&member.gpu).copied();
@@ -231,10 +244,11 @@ impl Keeper {
     /// Sees who is active, and has gates be as they should.
     fn look(&mut self, now: Nanos) {
         for member in &self.members {
+            let is_active = member.see(now);
             if member.class() == Class::LatencyCritical
                 && let Some(activity) = self.gpus.get_mut(&member.gpu)
             {
-                activity.see(now, member.is_active(now));
+                activity.see(now, is_active);
             }
         }
         let follows = now.0.saturating_sub(self.followed.0) >= FOLLOW.0;
@@ -245,27 +259,46 @@ impl Keeper {
         if inspects {
             self.inspected = now;
         }
-        let mut shut = None;
-        for member in &self.members {
+        let mut moved = None;
+        for (index, member) in self.members.iter().enumerate() {
             let activity = self.gpus.get(&member.gpu).copied().unwrap_or_default();
-            let mode = member.mode(&activity, now);
-            if member.set_mode(mode, now) && member.standing().hand != Hand::Held {
-                shut = Some(member.gpu);
+            let turn = member.decide(&activity, self.lenders_idle(index, now), now);
+            member.lend(turn);
+            if member.set_mode(turn.mode, now) && member.standing().hand != Hand::Held {
+                moved = Some(index);
             }
             member.turn(follows, inspects, now);
         }
-        if let Some(gpu) = shut {
-            self.note_reaction(gpu);
+        if let Some(index) = moved {
+            self.note_reaction(index);
         } else if inspects {
             lock(&self.shared.reactions).settle();
         }
     }
 
-    /// Takes note of when gates were shut, and for which launch.
-    fn note_reaction(&self, gpu: GpuId) {
+    /// Those who lend to a member, as far as they are known.
+    fn lenders_of(&self, index: usize) -> impl Iterator<Item = &Arc<Member>> {
+        let lenders = self.lenders.get(index).into_iter().flatten();
+        lenders.filter_map(|&lender| self.members.get(lender))
+    }
+
+    fn lenders_idle(&self, index: usize, now: Nanos) -> Lenders {
+        let class = self.members[index].class();
+        let idle = |equals: bool| {
+            let lenders = self.lenders_of(index);
+            let those = lenders.filter(|lender| (lender.class() == class) == equals);
+            those.filter_map(|lender| lender.idle(now)).min()
+        };
+        Lenders {
+            betters: idle(false),
+            equals: idle(true),
+        }
+    }
+
+    /// Takes note of when a member gave way, and for which launch.
+    fn note_reaction(&self, index: usize) {
         let done = clock::now();
-        let mut active = (self.members.iter())
-            .filter(|member| member.gpu == gpu && member.class() == Class::LatencyCritical)
+        let mut active = (self.lenders_of(index))
             .filter_map(|member| Some((Arc::clone(member), member.oldest_active()?)));
         if let Some((member, launch)) = active.next() {
             lock(&self.shared.reactions).begin(member, launch, done);
@@ -274,23 +307,23 @@ impl Keeper {
 
     fn wakefulness(&self, now: Nanos) -> Wakefulness {
         let mut wakefulness = Wakefulness::Asleep;
-        for member in &self.members {
+        for (index, member) in self.members.iter().enumerate() {
             if member.is_unsettled() {
                 return Wakefulness::Awake;
             }
-            if !member.has_chains() {
-                continue;
-            }
-            let is_critical = |other: &Arc<Member>| {
-                other.gpu == member.gpu && other.class() == Class::LatencyCritical
-            };
-            if !member.is_in_the_way() || !self.members.iter().any(is_critical) {
+            if self.lenders_of(index).next().is_none() {
                 // Nothing but the watch over what moves.
-                wakefulness = Wakefulness::Dozing;
+                if member.has_chains() {
+                    wakefulness = Wakefulness::Dozing;
+                }
                 continue;
             }
-            let idle = self.gpus.get(&member.gpu).and_then(|gpu| gpu.idle(now));
-            if idle.is_some_and(|idle| idle < RECENT) {
+            if !member.is_busy(now) {
+                continue;
+            }
+            let mut lenders = self.lenders_of(index);
+            let is_recent = |idle: Nanos| idle < RECENT;
+            if lenders.any(|lender| lender.idle(now).is_some_and(is_recent)) {
                 return Wakefulness::Awake;
             }
             wakefulness = Wakefulness::Dozing;
@@ -298,37 +331,40 @@ impl Keeper {
         wakefulness
     }
 
-    /// Returns whether a channel has to be told of: a latency-critical one if there are chains that it would
-    /// find in its way, one of best effort if it could be in anybody's way.
-    fn concerns(&self, member: &Member) -> bool {
-        let class = member.class();
-        (class == Class::LatencyCritical || member.is_in_the_way())
-            && self.members.iter().any(|other| {
-                other.gpu == member.gpu
-                    && other.class() != class
-                    && (class == Class::BestEffort || other.is_in_the_way() && other.has_chains())
-            })
+    /// Returns whose launches matter now: while it dozes, those of who lends to somebody who is busy; else
+    /// those of who borrows.
+    fn askers(&self, wakefulness: Wakefulness, now: Nanos) -> Vec<Arc<Member>> {
+        let mut askers = BTreeSet::new();
+        for (index, member) in self.members.iter().enumerate() {
+            let lenders = self.lenders.get(index).map_or(&[][..], Vec::as_slice);
+            if wakefulness == Wakefulness::Dozing && member.is_busy(now) {
+                askers.extend(lenders);
+            } else if wakefulness == Wakefulness::Asleep && !lenders.is_empty() {
+                askers.insert(index);
+            }
+        }
+        let members = askers.iter().filter_map(|&index| self.members.get(index));
+        // Beyond what the kernel waits on they are looked at when time is up.
+        members.take(futex::WORDS_MAX - 1).cloned().collect()
     }
 
-    /// Sleeps until a channel of this class launches something, something has changed, or time is up.
-    fn sleep(&mut self, class: Class, limit: Duration) {
+    /// Sleeps until somebody launches something whose launches matter, something has changed, or time is up.
+    fn sleep(&mut self, wakefulness: Wakefulness, limit: Duration) {
         self.sleeps += 1;
         #[expect(clippy::cast_possible_truncation, reason = "the low half")]
         let number = self.sleeps as u32;
-        let askers = || {
-            let of_class = self.members.iter().filter(|member| member.class() == class);
-            // Beyond what the kernel waits on they are looked at when time is up.
-            (of_class.filter(|member| self.concerns(member))).take(futex::WORDS_MAX - 1)
-        };
-        askers().for_each(|member| member.live.ask_to_ring(u64::from(number).max(1)));
-        // What was launched before they were asked is in their rings.
         let now = clock::now();
-        let has_come = match class {
-            Class::LatencyCritical => askers().any(|member| member.is_active(now)),
-            Class::BestEffort => askers().any(|member| member.has_new_chains()),
-        };
+        let askers = self.askers(wakefulness, now);
+        for member in &askers {
+            member.live.ask_to_ring(u64::from(number).max(1));
+        }
+        // What was launched before they were asked is in their rings.
+        let has_come = askers.iter().any(|member| {
+            let is_new = wakefulness == Wakefulness::Asleep && member.has_new_chains();
+            is_new || member.see(clock::now())
+        });
         if !has_come {
-            let words = askers().map(|member| {
+            let words = askers.iter().map(|member| {
                 let word = member.live.ring().rung();
                 (word, word.load(Ordering::SeqCst))
             });
@@ -337,13 +373,15 @@ impl Keeper {
                 .chain([(&self.shared.changes, self.changes)])
                 .collect();
             // None has rung already.
-            if awaited.len() > askers().count() {
+            if awaited.len() > askers.len() {
                 // A kernel that cannot do that: looks as often as while it dozes.
                 if futex::wait(&awaited, limit).is_err() {
                     std::thread::sleep(limit.min(DOZE));
                 }
             }
         }
-        askers().for_each(|member| member.live.ask_to_ring(0));
+        for member in &askers {
+            member.live.ask_to_ring(0);
+        }
     }
 }

@@ -16,6 +16,7 @@ use lithos_policy::{
 };
 
 use crate::broker::{Answer, Arrival, Broker};
+use crate::gatekeeper::Wanted;
 use crate::gpu::Gpu;
 
 /// TPCs that a channel keeps at least when it is squeezed,
@@ -26,6 +27,7 @@ const SQUEEZED_ATOM_US: u32 = 1000;
 /// What a channel of no partition that is known is.
 const NOBODYS: Standing = Standing {
     class: Class::LatencyCritical,
+    is_guaranteed: false,
     borrows: false,
     min_share: 0,
     hand: Hand::Released,
@@ -79,8 +81,8 @@ impl Broker {
         }
     }
 
-    /// Returns the TPCs that a channel may use besides its partition's own: those of latency-critical
-    /// partitions, while these are idle. Nothing if it does not borrow.
+    /// Returns the TPCs that a channel may use besides its partition's own, up to its ceiling, while those
+    /// whose they are do not. Nothing if it does not borrow.
     fn borrowed(&self, id: ChannelId) -> Option<TpcSet> {
         let channel = self.scheduler.channel(id)?;
         let known = self.partitions.known(channel.partition.as_str())?;
@@ -88,24 +90,29 @@ impl Broker {
             return None;
         }
         let gpu = self.scheduler.gpus().find(|view| view.gpu == channel.gpu)?;
-        let is_critical = |name: &PartitionName| {
-            let partition = self.scheduler.partition(name);
-            partition.is_some_and(|view| view.spec.class == Class::LatencyCritical)
+        let borrower = known.standing();
+        let is_lender = |name: &PartitionName| {
+            let lender = self.partitions.known(name.as_str());
+            *name != channel.partition
+                && lender.is_some_and(|lender| lender.standing().lends_to(&borrower))
         };
         let lent = gpu.tpcs.iter().filter(|tpc| match &tpc.state {
             TpcState::Owned { partition } | TpcState::Reserved { partition } => {
-                is_critical(partition)
+                is_lender(partition)
             }
             TpcState::Free | TpcState::InTransit { .. } => false,
         });
-        Some(lent.map(|tpc| tpc.bit).collect())
+        let lent: TpcSet = lent.map(|tpc| tpc.bit).collect();
+        let own = channel.grant.map_or(0, |grant| grant.tpcs.len());
+        let room = known.entry.ceiling.unwrap_or(u32::MAX);
+        Some(lent.lowest(room.saturating_sub(own)))
     }
 
     /// Writes a grant, for now and for the time when nobody schedules.
     pub(crate) fn publish(&mut self, id: ChannelId, revision: Revision, tpcs: TpcSet) {
         let fail_static = self.fail_static(id, tpcs);
-        let view = self.scheduler.channel(id);
-        let known = view.and_then(|view| self.partitions.known(view.partition.as_str()));
+        let partition = self.scheduler.channel(id).map(|view| view.partition);
+        let known = (partition.as_ref()).and_then(|name| self.partitions.known(name.as_str()));
         let (standing, atom_us) = match known {
             Some(known) => (known.standing(), known.entry.atom_us()),
             None => (NOBODYS, 0),
@@ -116,13 +123,30 @@ impl Broker {
             // Not handed over yet: it is told then.
             return;
         };
-        let tpcs = squeezed.unwrap_or(tpcs | borrowed);
+        let lent = match squeezed {
+            Some(_) => TpcSet::EMPTY,
+            None => borrowed - tpcs,
+        };
+        let own = squeezed.unwrap_or(tpcs);
+        let tpcs = own | lent;
         let grant = Grant {
             atom_ns: u64::from(atom_us) * 1_000,
+            lent: lent.words(),
             ..words(tpcs)
         };
         let sequence = (channel.pages).publish_with(&grant, &words(fail_static));
-        self.gates.set(id, standing, squeezed);
+        // So few TPCs that atoms would become too long are no place to go to.
+        let narrow_us = tpcs.len().saturating_mul(atom_us) / own.len().max(1);
+        let place = (narrow_us <= SQUEEZED_ATOM_US).then(|| Nanos(u64::from(narrow_us) * 1_000));
+        let wanted = Wanted {
+            partition,
+            standing,
+            atom: Nanos(grant.atom_ns),
+            own,
+            is_squeezed: squeezed.is_some(),
+            place,
+        };
+        self.gates.set(id, wanted);
         // Until a channel is taken over its launches may follow another page.
         let reserved = match channel.arrival {
             Arrival::HandedOver { .. } => u64::MAX,
@@ -130,6 +154,7 @@ impl Broker {
         };
         channel.ledger.granted(sequence, revision, tpcs, reserved);
         channel.granted = tpcs;
+        channel.lent = lent;
         channel.is_squeezed = squeezed.is_some();
         tracing::debug!(channel = %id, grant = sequence, %tpcs, "granted");
         if channel.waits_until.take().is_some() {

@@ -44,8 +44,9 @@ pub struct PartitionEntry {
     /// [`PartitionEntry::atom_us`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub atom_us: Option<u32>,
-    /// Whether it may also use the TPCs of latency-critical partitions on its GPUs, while nobody there is
-    /// active. For best effort whose launches are split.
+    /// Whether it may also use TPCs of other partitions on its GPUs while nobody there is active: best effort
+    /// those of latency-critical ones, and either those that are guaranteed to its like. Its launches have to
+    /// be split.
     #[serde(default)]
     pub borrow: bool,
     /// The part of each second, in percent, in which it is not held up for latency-critical partitions, even
@@ -231,9 +232,8 @@ impl PartitionEntry {
             let right = format!("{least} to {most} microseconds, or 0 to split nothing");
             return Err(self.error("atom_us", atom_us, right));
         }
-        if self.borrow && (self.class != ClassWord::Be || self.atom_us() == 0) {
-            let right = "only best effort whose launches are split (atom_us) can be held up where it is in \
-                 the way";
+        if self.borrow && self.atom_us() == 0 {
+            let right = "only who has launches split (atom_us) can give TPCs back in time";
             return Err(self.error("borrow", true, right.into()));
         }
         if self.min_share > 100 {

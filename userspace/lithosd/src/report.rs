@@ -194,6 +194,7 @@ impl Broker {
             grant: channel.pages.latest(),
             tpcs: channel.granted,
             sms: self.sms(channel.gpu.0, channel.granted),
+            lent: channel.lent,
             oversize: channel.oversize,
             outstanding: channel.ledger.outstanding(),
             operators: channel.ledger.operators(),

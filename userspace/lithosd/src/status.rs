@@ -235,6 +235,9 @@ pub struct ChannelStatus {
     pub tpcs: TpcSet,
     /// SMs of those.
     pub sms: u32,
+    /// Those of the TPCs that are another partition's. It does without them while `chains.recalled`.
+    #[serde(default)]
+    pub lent: TpcSet,
     /// What becomes of launches that do not fit, as the channel was told when it was made.
     pub oversize: Oversize,
     /// Launches that are not known to have completed.

@@ -241,6 +241,7 @@ impl Broker {
             context: left.context,
             oversize: left.oversize,
             granted: TpcSet::EMPTY,
+            lent: TpcSet::EMPTY,
             is_squeezed: false,
             pages,
             ledger,

@@ -43,7 +43,9 @@ pub enum Hand {
 pub struct Standing {
     /// The class of its partition.
     pub class: Class,
-    /// Whether it uses TPCs of latency-critical partitions, too.
+    /// Whether it has a guarantee.
+    pub is_guaranteed: bool,
+    /// Whether it uses TPCs of other partitions, too: see `lend.rs`.
     pub borrows: bool,
     /// The part of the time, in percent, in which it is not held up for others: see `ration.rs`.
     pub min_share: u32,
@@ -100,6 +102,7 @@ mod tests {
     fn standing(class: Class, hand: Hand) -> Standing {
         Standing {
             class,
+            is_guaranteed: false,
             borrows: class == BE,
             min_share: 0,
             hand,

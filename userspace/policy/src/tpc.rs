@@ -85,7 +85,7 @@ impl TpcSet {
     /// The `count` TPCs with the lowest bits, or all if there are fewer.
     pub fn lowest(self, count: u32) -> Self {
         let mut rest = self.0;
-        for _ in 0..count {
+        for _ in 0..count.min(self.len()) {
             rest &= rest.wrapping_sub(1);
         }
         Self(self.0 & !rest)
@@ -222,5 +222,6 @@ mod tests {
         assert_eq!(set.lowest(0), TpcSet::EMPTY);
         assert_eq!(set.lowest(3).iter().collect::<Vec<_>>(), [3, 5, 70]);
         assert_eq!(set.lowest(9), set);
+        assert_eq!(set.lowest(u32::MAX), set);
     }
 }

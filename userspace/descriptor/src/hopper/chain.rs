@@ -74,6 +74,8 @@ pub struct Chain<'a> {
     pub done: Stamp,
     /// What it writes when atom 0 has completed.
     pub stamp: Option<Stamp>,
+    /// The TPCs that atom 0 may use: as [`Link::allowed`] says it of the others.
+    pub allowed: Option<TpcMask>,
     /// The state that gates are in at first.
     pub gates: GateState,
     /// The TPCs that exist: a mask that leaves none of them is not written.
@@ -133,7 +135,10 @@ impl Splittable<'_> {
             link.gate.set(chain.gates);
             next = Some(link.gate.descriptor.pointer());
         }
-        let own = self.atom(plan.span(0), tail, next, chain.stamp, None);
+        let allowed = chain
+            .allowed
+            .and_then(|allowed| restricted(whole, allowed, chain.present));
+        let own = self.atom(plan.span(0), tail, next, chain.stamp, allowed);
         ATOM.apply(self.words);
         for (index, own) in ATOM_PAIRS.into_iter().zip(own) {
             let [low, high] = halves(own);

@@ -85,6 +85,7 @@ impl Arena {
             tail: self.place(0),
             done: self.stamp(0),
             stamp: stamped.then(|| self.stamp(1)),
+            allowed: None,
             gates,
             present: TpcMask::ALL,
         }

@@ -263,6 +263,15 @@ fn an_atom_has_the_tpcs_that_the_driver_and_its_link_allow() {
     assert_eq!(allowed(4), "8-9".parse().unwrap());
     assert_eq!(allowed(7), whole);
     assert_eq!(allowed(10), whole);
+    // The first atom as well.
+    let some = [("1-2", "1-2"), ("5-7", "0-9")];
+    for (first, left) in some {
+        chain.allowed = Some(first.parse().unwrap());
+        let built = self::built(&original, &plan, &chain, &links, &arena);
+        let allowed = |index: usize| Descriptor::new(built[index]).unwrap().allowed();
+        assert_eq!(allowed(0), left.parse().unwrap());
+        assert_eq!(allowed(7), whole);
+    }
 }
 
 #[test]

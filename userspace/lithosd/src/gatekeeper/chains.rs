@@ -240,6 +240,8 @@ impl Chains {
                 let is_new = chain.is_new || chain.launch != 0;
                 *chain = Followed {
                     launch,
+                    // Narrow to what, only its publisher knows: to be stored into in any case.
+                    squeezed: (tail.narrow().load(Relaxed) != 0).then_some(TpcSet::EMPTY),
                     ..Followed::new(chain.number, is_new)
                 };
             }
@@ -395,6 +397,11 @@ fn narrow(live: &LivePages, tail: &Tail<'_>, published: u64, to: Option<TpcSet>)
     let allowed = if some.is_empty() { all } else { some };
     for gate in chains.gates_of(tail) {
         chains.narrow(gate, allowed.words());
+    }
+    if to.is_some() {
+        // How long it takes says nothing about its operator.
+        let shut = tail.shut();
+        shut.store(shut.load(Relaxed).saturating_add(1), Relaxed);
     }
     // Else these may have been another one's, which gets its own in the next turn.
     tail.published().load(Acquire) == published

@@ -4,9 +4,13 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use lithos_abi::grant::Recall;
 use lithos_abi::ring::Progress;
 use lithos_device::pages::LivePages;
-use lithos_policy::{Activity, Class, GpuId, Hand, Nanos, Ration, Standing, TpcSet};
+use lithos_policy::{
+    Activity, Class, GpuId, Hand, LINGER, Lease, Nanos, PartitionName, RECENT, Ration, Standing,
+    TpcSet,
+};
 use serde::{Deserialize, Serialize};
 
 use super::chains::{Chains, Mode};
@@ -24,7 +28,7 @@ const LOOKS: u32 = 1024;
 pub(crate) struct Member {
     pub(crate) gpu: GpuId,
     pub(crate) live: LivePages,
-    standing: Mutex<Standing>,
+    wanted: Mutex<Wanted>,
     /// What is ordered, and the chains that it is about. Whoever stores into gates has this.
     chains: Mutex<Chains>,
     launches: Mutex<Launches>,
@@ -32,12 +36,52 @@ pub(crate) struct Member {
     ration: Mutex<Ration>,
     /// How often it was let go for that.
     rations: AtomicU64,
+    /// Since when what is lent to it is recalled.
+    lease: Mutex<Lease>,
+    /// Of whom; and how often it was.
+    recall: Mutex<Recall>,
+    recalls: AtomicU64,
+    /// When it was last seen to have launched what had not completed; 0: never.
+    last_active: AtomicU64,
     /// Gates may not be as ordered yet.
     unsettled: AtomicBool,
     /// Gates are opened one after another.
     is_paced: AtomicBool,
     /// Chains that may still run.
     running: AtomicU64,
+}
+
+/// What is wanted of a channel.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    /// Its partition, if that is known.
+    pub(crate) partition: Option<PartitionName>,
+    pub(crate) standing: Standing,
+    /// How long its atoms are to be.
+    pub(crate) atom: Nanos,
+    /// Those of its TPCs that are not lent to it.
+    pub(crate) own: TpcSet,
+    /// Whether atoms to come are to use these only.
+    pub(crate) is_squeezed: bool,
+    /// How long an atom takes on these, if they are enough to go on with when others need what is lent.
+    pub(crate) place: Option<Nanos>,
+}
+
+/// For how long those have been idle who lend to a channel; `None`: for ever.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Lenders {
+    /// Those of a class that is served first.
+    pub(crate) betters: Option<Nanos>,
+    /// Those of its own class.
+    pub(crate) equals: Option<Nanos>,
+}
+
+/// What a channel's gates and TPCs are to be like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Turn {
+    pub(crate) mode: Mode,
+    /// Who does without what is lent to it; with [`Recall::Atoms`] those, too, that have not started.
+    pub(crate) recall: Recall,
 }
 
 /// Which of its launches are known to have ended.
@@ -64,6 +108,10 @@ pub struct Seen {
     /// How often they were let pass although somebody latency-critical was active, because the partition is
     /// owed a part of the time.
     pub rations: u64,
+    /// Whether it does without the TPCs that are lent to it.
+    pub recalled: bool,
+    /// How often they were recalled.
+    pub recalls: u64,
     /// Chains that could not go on while their gates were shut, and were opened for that.
     pub stuck: u64,
     /// Chains that did not move although their gates were open.
@@ -79,11 +127,19 @@ impl Member {
             chains: Mutex::new(Chains::default()),
             live,
             // Until there is a grant nothing is launched.
-            standing: Mutex::new(Standing {
-                class: Class::LatencyCritical,
-                borrows: false,
-                min_share: 0,
-                hand: Hand::Released,
+            wanted: Mutex::new(Wanted {
+                partition: None,
+                standing: Standing {
+                    class: Class::LatencyCritical,
+                    is_guaranteed: false,
+                    borrows: false,
+                    min_share: 0,
+                    hand: Hand::Released,
+                },
+                atom: Nanos(0),
+                own: TpcSet::EMPTY,
+                is_squeezed: false,
+                place: None,
             }),
             launches: Mutex::new(Launches {
                 oldest,
@@ -91,6 +147,10 @@ impl Member {
             }),
             ration: Mutex::new(Ration::default()),
             rations: AtomicU64::new(0),
+            lease: Mutex::new(Lease::default()),
+            recall: Mutex::new(Recall::Nobody),
+            recalls: AtomicU64::new(0),
+            last_active: AtomicU64::new(0),
             unsettled: AtomicBool::new(true),
             is_paced: AtomicBool::new(false),
             running: AtomicU64::new(0),
@@ -98,26 +158,59 @@ impl Member {
     }
 
     pub(crate) fn standing(&self) -> Standing {
-        *lock(&self.standing)
+        lock(&self.wanted).standing
+    }
+
+    /// Returns whether another channel may use TPCs of this one's partition.
+    pub(crate) fn lends_to(&self, borrower: &Member) -> bool {
+        if self.gpu != borrower.gpu {
+            return false;
+        }
+        let lender = lock(&self.wanted).clone();
+        let borrower = lock(&borrower.wanted);
+        lender.partition != borrower.partition && lender.standing.lends_to(&borrower.standing)
     }
 
     pub(crate) fn class(&self) -> Class {
         self.standing().class
     }
 
-    pub(crate) fn is_in_the_way(&self) -> bool {
-        self.standing().is_in_the_way()
+    /// Changes what is wanted.
+    pub(crate) fn set(&self, wanted: Wanted) {
+        *lock(&self.wanted) = wanted;
+        self.narrow();
     }
 
-    /// Changes what is wanted; `squeezed` are the TPCs that atoms to come may use, if they are few.
-    pub(crate) fn set(&self, standing: Standing, squeezed: Option<TpcSet>) {
-        *lock(&self.standing) = standing;
-        lock(&self.chains).squeeze(squeezed);
+    /// Has atoms to come use the channel's own TPCs only, where that is wanted, or all.
+    fn narrow(&self) {
+        let wanted = lock(&self.wanted);
+        let is_narrow = wanted.is_squeezed || *lock(&self.recall) == Recall::Atoms;
+        lock(&self.chains).squeeze(is_narrow.then_some(wanted.own));
         self.unsettled.store(true, Ordering::Relaxed);
     }
 
+    /// Takes note whether something was launched that has not completed.
+    pub(crate) fn see(&self, now: Nanos) -> bool {
+        let is_active = self.is_active(now);
+        if is_active {
+            self.last_active.store(now.0.max(1), Ordering::Relaxed);
+        }
+        is_active
+    }
+
+    /// Returns for how long it has been idle; `None` if it was never active.
+    pub(crate) fn idle(&self, now: Nanos) -> Option<Nanos> {
+        let last = self.last_active.load(Ordering::Relaxed);
+        (last != 0).then(|| Nanos(now.0.saturating_sub(last)))
+    }
+
+    /// Returns whether it has something to run, or had a moment ago.
+    pub(crate) fn is_busy(&self, now: Nanos) -> bool {
+        self.has_chains() || self.idle(now).is_some_and(|idle| idle < RECENT)
+    }
+
     /// Returns whether something was launched that has not completed.
-    pub(crate) fn is_active(&self, now: Nanos) -> bool {
+    fn is_active(&self, now: Nanos) -> bool {
         let (ring, stamps) = (self.live.ring(), self.live.stamps());
         let mut launches = lock(&self.launches);
         let reserved = ring.reserved();
@@ -155,22 +248,61 @@ impl Member {
         (oldest <= self.live.ring().reserved()).then_some(oldest)
     }
 
-    /// Returns what its gates are to do, by what its GPU is busy with.
-    pub(crate) fn mode(&self, activity: &Activity, now: Nanos) -> Mode {
-        let standing = self.standing();
-        let (is_held, paces) = (activity.holds(now, standing), activity.paces(now, standing));
+    /// Returns what its gates and its TPCs are to be like: by who is active on its GPU, and for how long those
+    /// have been idle who lend to it.
+    pub(crate) fn decide(&self, activity: &Activity, lenders: Lenders, now: Nanos) -> Turn {
+        let (standing, atom, place) = {
+            let wanted = lock(&self.wanted);
+            (wanted.standing, wanted.atom, wanted.place)
+        };
+        let is_recalled = standing.borrows
+            && (place.is_some() && lithos_policy::is_recalled(lenders.betters, LINGER)
+                || lithos_policy::is_recalled(lenders.equals, atom));
+        let since = lock(&self.lease).turn(is_recalled, now);
+        let recall = match is_recalled {
+            true => Recall::Atoms,
+            false => Recall::Nobody,
+        };
+        let turn = |mode, recall| Turn { mode, recall };
         if standing.hand == Hand::Held {
-            return Mode::Held;
+            return turn(Mode::Held, recall);
         }
+        if let (Some(since), Some(narrow_atom)) = (since, place) {
+            // It goes on on its own TPCs if others need theirs for longer than an atom takes there; else
+            // it would still be at that atom when it could have all again.
+            return match now.0.saturating_sub(since.0) < narrow_atom.0 {
+                true => turn(Mode::Held, Recall::Launches),
+                false => turn(Mode::Open, Recall::Atoms),
+            };
+        }
+        let is_held = activity.holds(now, standing);
         let mut ration = lock(&self.ration);
         let was_due = ration.is_due();
         if ration.may_hold(now, is_held, self.has_chains(), standing.min_share) {
-            return Mode::Held;
+            return turn(Mode::Held, recall);
         }
         if ration.is_due() && !was_due {
             self.rations.fetch_add(1, Ordering::Relaxed);
         }
-        if paces { Mode::Paced } else { Mode::Open }
+        if activity.paces(now, standing) {
+            return turn(Mode::Paced, recall);
+        }
+        turn(Mode::Open, recall)
+    }
+
+    /// Recalls what is lent to it, or lends it again.
+    pub(crate) fn lend(&self, turn: Turn) {
+        let before = std::mem::replace(&mut *lock(&self.recall), turn.recall);
+        if before == turn.recall {
+            return;
+        }
+        self.live.recall(turn.recall);
+        if before == Recall::Nobody {
+            self.recalls.fetch_add(1, Ordering::Relaxed);
+        }
+        if (before == Recall::Atoms) != (turn.recall == Recall::Atoms) {
+            self.narrow();
+        }
     }
 
     /// Says what gates are to do; returns whether they were shut just now, and there were any.
@@ -224,6 +356,8 @@ impl Member {
     pub(crate) fn seen(&self) -> Seen {
         Seen {
             rations: self.rations.load(Ordering::Relaxed),
+            recalled: *lock(&self.recall) != Recall::Nobody,
+            recalls: self.recalls.load(Ordering::Relaxed),
             ..lock(&self.chains).seen()
         }
     }

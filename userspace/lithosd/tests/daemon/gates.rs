@@ -15,7 +15,8 @@ use nix::sys::signal::{Signal, kill};
 
 use crate::harness::*;
 
-/// Two of each class; those of best effort are split, and one of them borrows.
+/// One latency-critical, and two of best effort, which are split. One of them borrows; on its own TPCs its
+/// atoms would be too long to go on there.
 const SPLIT: &str = r#"
 [[partition]]
 name = "lc"
@@ -29,6 +30,24 @@ atom_us = 100
 [[partition]]
 name = "borrows"
 class = "be"
+atom_us = 1000
+borrow = true
+"#;
+
+/// Two of the same class who lend each other all 13 TPCs.
+const EQUALS: &str = r#"
+[[partition]]
+name = "one"
+class = "lc"
+guarantee = 7
+ceiling = 13
+atom_us = 100
+borrow = true
+[[partition]]
+name = "other"
+class = "lc"
+guarantee = 6
+ceiling = 13
 atom_us = 100
 borrow = true
 "#;
@@ -309,10 +328,7 @@ fn a_squeezed_partition_has_few_tpcs_and_so_have_its_atoms_to_come() {
     let before = granted(&tenant.channel);
     assert_eq!(before.len(), 4);
     tenant.publish(0, 3, LONG_NS);
-    let disabled = |atom: u32| -> TpcSet {
-        let words = tenant.chains().atom(atom).0;
-        TpcSet::from_words([38, 39].map(|index: usize| words[index].load(Acquire)))
-    };
+    let disabled = |atom: u32| before - allowed(&tenant, atom);
     order(&daemon, "be", Hand::Squeezed);
     eventually("few TPCs", || {
         let now = granted(&tenant.channel);
@@ -353,11 +369,11 @@ fn a_squeezed_partition_has_as_many_tpcs_as_its_atoms_need_to_stay_short() {
 }
 
 #[test]
-fn who_borrows_has_the_tpcs_of_latency_critical_partitions_too() {
+fn who_borrows_has_the_tpcs_of_others_too() {
     let daemon = Daemon::start(SPLIT);
     let tenant = Tenant::of(&daemon, "borrows");
     // 13 in all, of which 4 are guaranteed to another one of best effort.
-    eventually("9 TPCs", || granted(&tenant.channel).len() == 9);
+    eventually("all TPCs", || granted(&tenant.channel).len() == 13);
     let critical = Tenant::of(&daemon, "lc");
     assert!(granted(&critical.channel).is_subset(granted(&tenant.channel)));
     daemon.set_guarantee("lc", 2);
@@ -365,7 +381,7 @@ fn who_borrows_has_the_tpcs_of_latency_critical_partitions_too() {
         let borrowed = granted(&tenant.channel);
         granted(&critical.channel).len() == 2
             && granted(&critical.channel).is_subset(borrowed)
-            && borrowed.len() == 9
+            && borrowed.len() == 13
     });
     assert_eq!(
         daemon
@@ -375,8 +391,77 @@ fn who_borrows_has_the_tpcs_of_latency_critical_partitions_too() {
             .violations,
         0
     );
-    let effort = Tenant::of(&daemon, "be");
-    assert!((granted(&effort.channel) & granted(&tenant.channel)).is_empty());
+}
+
+#[test]
+fn what_equals_lend_each_other_is_recalled_while_the_lender_is_active() {
+    let daemon = Daemon::start(EQUALS);
+    let (one, other) = (Tenant::of(&daemon, "one"), Tenant::of(&daemon, "other"));
+    let now = |tenant: &Tenant| TpcSet::from_words(tenant.channel.grant().read().unwrap().now());
+    eventually("all TPCs each", || {
+        now(&one).len() == 13 && now(&other).len() == 13
+    });
+    let (sequence, tail) = one.publish(0, 7, LONG_NS);
+    for round in 1..=10 {
+        let active = launch(&other.channel);
+        eventually("its own TPCs", || now(&one).len() == 7);
+        // Whose chain runs is in the other's way as well.
+        eventually("none in common", || (now(&one) & now(&other)).is_empty());
+        eventually("atoms on its own TPCs, which go on", || {
+            one.gates_are(0..7, LITHOS_GATE_OPEN)
+                && (0..7).all(|atom| allowed(&one, atom) == now(&one))
+        });
+        complete(&other.channel, active);
+        eventually("all TPCs again", || now(&one).len() == 13);
+        eventually("atoms on all of them", || {
+            (0..7).all(|atom| allowed(&one, atom) == now(&one))
+        });
+        let seen = daemon.channel(one.channel.id()).unwrap().chains;
+        assert!(seen.recalls >= round && !seen.recalled, "{seen:?}");
+    }
+    // It is active all the time itself.
+    assert_eq!(now(&other).len(), 6);
+    one.stamp(tail.done_address(), sequence);
+    complete(&one.channel, sequence);
+    eventually("all TPCs each again", || {
+        now(&one).len() == 13 && now(&other).len() == 13
+    });
+}
+
+#[test]
+fn who_borrows_has_no_more_than_the_ceiling() {
+    let daemon = Daemon::start(&EQUALS.replacen("ceiling = 13", "ceiling = 8", 1));
+    let one = Tenant::of(&daemon, "one");
+    eventually("8 TPCs", || granted(&one.channel).len() == 8);
+}
+
+#[test]
+fn best_effort_with_a_place_of_its_own_is_held_for_an_atom_there_and_then_goes_on_there() {
+    let daemon = Daemon::start(&SPLIT.replace("atom_us = 1000", "atom_us = 100"));
+    let (critical, effort) = (Tenant::of(&daemon, "lc"), Tenant::of(&daemon, "borrows"));
+    eventually("all TPCs", || granted(&effort.channel).len() == 13);
+    effort.publish(0, 7, LONG_NS);
+    let active = launch(&critical.channel);
+    let now = || TpcSet::from_words(effort.channel.grant().read().unwrap().now());
+    eventually("its own TPCs", || now().len() == 5);
+    let own = now();
+    assert!((own & granted(&critical.channel)).is_empty());
+    eventually("atoms on its own TPCs, which go on", || {
+        effort.gates_are(0..7, LITHOS_GATE_OPEN) && (0..7).all(|atom| allowed(&effort, atom) == own)
+    });
+    let seen = daemon.channel(effort.channel.id()).unwrap().chains;
+    assert!(seen.holds >= 1 && seen.recalled, "{seen:?}");
+    complete(&critical.channel, active);
+    eventually("atoms on all TPCs", || {
+        (0..7).all(|atom| allowed(&effort, atom) == granted(&effort.channel))
+    });
+}
+
+/// The TPCs that an atom may use.
+fn allowed(tenant: &Tenant, atom: u32) -> TpcSet {
+    let words = tenant.chains().atom(atom).0;
+    let all = TpcSet::from_words(tenant.channel.terms().present);
+    all - TpcSet::from_words([38, 39].map(|index: usize| words[index].load(Acquire)))
 }
 
 #[test]

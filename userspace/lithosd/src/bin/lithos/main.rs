@@ -123,8 +123,8 @@ struct Create {
     /// 0 for lc.
     #[arg(long, value_name = "US")]
     atom_us: Option<u32>,
-    /// Let it use the TPCs of latency-critical partitions, too, while nobody there is active. For best effort
-    /// whose launches are split.
+    /// Let it use TPCs of other partitions, too, while nobody there is active: best effort those of
+    /// latency-critical ones, and either those that are guaranteed to its like. Its launches have to be split.
     #[arg(long)]
     borrow: bool,
     /// The part of each second, in percent, in which it is not held up for latency-critical partitions, even if
@@ -164,7 +164,7 @@ struct Set {
     /// How long an atom of a launch that is split is to be, in microseconds; 0: none is split.
     #[arg(long, value_name = "US")]
     atom_us: Option<u32>,
-    /// Whether it may use the TPCs of latency-critical partitions while nobody there is active.
+    /// Whether it may use TPCs of other partitions while nobody there is active.
     #[arg(long, value_name = "true|false")]
     borrow: Option<bool>,
     /// The part of each second, in percent, in which it is not held up for latency-critical partitions.

@@ -265,6 +265,7 @@ fn channels(list: &[ChannelStatus]) -> String {
         "GRANT",
         "TPCS",
         "SMS",
+        "LENT",
         "LAUNCHES",
         "COMPLETED",
         "OPEN",
@@ -284,8 +285,14 @@ fn channels(list: &[ChannelStatus]) -> String {
             held,
             holds,
             rations,
+            recalled,
             ..
         } = channel.chains;
+        let lent = match (channel.lent.is_empty(), recalled) {
+            (true, _) => "-".into(),
+            (false, false) => channel.lent.to_string(),
+            (false, true) => format!("{} (recalled)", channel.lent),
+        };
         let mut times = format!("{holds} times");
         if rations > 0 {
             times += &format!(", let go {rations}");
@@ -305,6 +312,7 @@ fn channels(list: &[ChannelStatus]) -> String {
             },
             channel.tpcs.to_string(),
             channel.sms.to_string(),
+            lent,
             channel.totals.launches.to_string(),
             channel.totals.completed.to_string(),
             channel.outstanding.to_string(),
