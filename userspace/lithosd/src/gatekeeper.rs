@@ -3,7 +3,7 @@
 //! microseconds.
 //!
 //! Who borrows TPCs does without them while their owner is active: its chains are held up, or go on on its own
-//! TPCs (`lithos_policy::Activity`, `is_recalled`). Who is active is seen in the rings, without a
+//! TPCs (`lithos_policy::Borrower`). Who is active is seen in the rings, without a
 //! system call of anybody's. The thread looks all the time only while that can matter; else it
 //! sleeps, and has itself woken by whoever changes that:
 //!
@@ -12,9 +12,6 @@
 //!   dozing      somebody borrows and is busy: woken by a launch of a lender, looks once a millisecond
 //!   asleep      nobody: woken by a launch of who borrows, or by the main loop
 //! ```
-//!
-//! Whoever is always active does not hold best effort up for ever: it is owed a part of the time
-//! (`lithos_policy::Ration`).
 //!
 //! What a tenant says is bounded and not believed: gates are stored into only within their region, of
 //! as many chains as there are tails, so many at a time; a launch that never gets a record makes nobody
@@ -33,12 +30,12 @@ use std::time::Duration;
 use lithos_abi::grant::{Order, Recall};
 use lithos_device::futex;
 use lithos_device::pages::LivePages;
-use lithos_policy::{Activity, ChannelId, Class, GpuId, Hand, Nanos, RECENT};
+use lithos_policy::{Activity, ChannelId, Class, GpuId, Hand, Lenders, Nanos, RECENT};
 
 use crate::clock;
+use member::Member;
 pub use member::Seen;
 pub(crate) use member::Wanted;
-use member::{Lenders, Member};
 pub use reaction::ReactionStatus;
 use reaction::Reactions;
 
@@ -262,9 +259,10 @@ impl Keeper {
         let mut moved = None;
         for (index, member) in self.members.iter().enumerate() {
             let activity = self.gpus.get(&member.gpu).copied().unwrap_or_default();
-            let turn = member.decide(&activity, self.lenders_idle(index, now), now);
-            member.lend(turn);
-            if member.set_mode(turn.mode, now) && member.standing().hand != Hand::Held {
+            let conduct = member.conduct(&activity, self.lenders_idle(index, now), now);
+            member.lend(conduct.without);
+            let is_shut = member.set_mode(conduct.gates.into(), now);
+            if is_shut && member.standing().hand != Hand::Held {
                 moved = Some(index);
             }
             member.turn(follows, inspects, now);

@@ -36,22 +36,8 @@ impl Standing {
 
 /// Returns whether what is lent has to be given back: the lenders have been idle for so long (`None`: ever), and
 /// an atom of the borrower's is to be so long.
-pub fn is_recalled(idle: Option<Nanos>, atom: Nanos) -> bool {
+pub(crate) fn is_recalled(idle: Option<Nanos>, atom: Nanos) -> bool {
     idle.is_some_and(|idle| idle < atom.max(LINGER))
-}
-
-/// Since when what is lent to a channel is recalled.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Lease {
-    recalled: Option<Nanos>,
-}
-
-impl Lease {
-    /// Takes note whether it is recalled, and returns since when.
-    pub fn turn(&mut self, is_recalled: bool, now: Nanos) -> Option<Nanos> {
-        self.recalled = is_recalled.then(|| self.recalled.unwrap_or(now));
-        self.recalled
-    }
 }
 
 #[cfg(test)]

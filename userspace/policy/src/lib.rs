@@ -14,12 +14,17 @@
 //! 4. `handover`: how ownership gets there safely. A TPC passes from one partition to another only
 //!    when the last launch submitted with it has completed, and no channel ever has an empty mask.
 //!
+//! And moment by moment, without events, *how a channel has to conduct itself* while others are active
+//! ([`Borrower::conduct`]): `lend` (when what is lent is recalled), `hold` and `pace` (when its chains wait, and
+//! how they go on), `ration` (so that nobody starves).
+//!
 //! All quantities are whole TPCs; times are nanoseconds on a clock of the caller's choice that
 //! does not go back.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+mod borrower;
 mod command;
 mod event;
 mod gpu;
@@ -38,14 +43,13 @@ mod topology;
 mod tpc;
 mod view;
 
+pub use borrower::{Borrower, Conduct, Gates, Lenders, Situation, Without};
 pub use command::{Command, Grant, Request};
 pub use event::{Event, Left};
 pub use hold::{Activity, Hand, LINGER, RECENT, Standing};
 pub use id::{ChannelId, GpuId, Nanos, Revision, TenantId};
-pub use lend::{Lease, is_recalled};
 pub use pace::{AHEAD, Pace};
 pub use partition::{Class, NameError, Oversize, PartitionName, PartitionSpec};
-pub use ration::{Ration, WINDOW};
 pub use refusal::Refusal;
 pub use scheduler::{MAX_PARTITIONS, Scheduler, Settings};
 pub use topology::{Topology, TopologyError, Tpc, tpcs_for_cluster};

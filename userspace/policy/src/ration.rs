@@ -19,11 +19,11 @@
 use crate::id::Nanos;
 
 /// What the part is a part of: a second.
-pub const WINDOW: Nanos = Nanos(1_000_000_000);
+pub(crate) const WINDOW: Nanos = Nanos(1_000_000_000);
 
 /// What one channel is owed.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Ration {
+pub(crate) struct Ration {
     /// When the window began.
     begin: Nanos,
     /// The last look.
@@ -40,7 +40,7 @@ impl Ration {
     /// Returns whether a channel that should be held may be: not if it is owed time that could not be given
     /// later. `wants` says whether it should, `runs` whether it has anything to run, `percent` what part it
     /// is owed. To be asked as often as any of these may have changed.
-    pub fn may_hold(&mut self, now: Nanos, wants: bool, runs: bool, percent: u32) -> bool {
+    pub(crate) fn may_hold(&mut self, now: Nanos, wants: bool, runs: bool, percent: u32) -> bool {
         let now = now.max(self.last);
         if !self.waits {
             self.given.0 += now.0 - self.last.0;
@@ -60,7 +60,7 @@ impl Ration {
     }
 
     /// Returns whether it was let go, at the last look, for what it is owed.
-    pub fn is_due(&self) -> bool {
+    pub(crate) fn is_due(&self) -> bool {
         self.is_due
     }
 }

@@ -22,7 +22,7 @@ use lithos_abi::chain::Tail;
 use lithos_abi::grant::Order;
 use lithos_abi::ring::Read;
 use lithos_device::pages::LivePages;
-use lithos_policy::{Nanos, Pace, TpcSet};
+use lithos_policy::{Gates, Nanos, Pace, TpcSet};
 
 use super::member::Seen;
 
@@ -65,6 +65,16 @@ pub(crate) enum Mode {
     Held,
     /// To end what comes to them, for ever.
     Halted,
+}
+
+impl From<Gates> for Mode {
+    fn from(gates: Gates) -> Self {
+        match gates {
+            Gates::Open => Self::Open,
+            Gates::Paced => Self::Paced,
+            Gates::Held => Self::Held,
+        }
+    }
 }
 
 impl Mode {
@@ -240,8 +250,10 @@ impl Chains {
                 let is_new = chain.is_new || chain.launch != 0;
                 *chain = Followed {
                     launch,
-                    // Narrow to what, only its publisher knows: to be stored into in any case.
-                    squeezed: (tail.narrow().load(Relaxed) != 0).then_some(TpcSet::EMPTY),
+                    // Narrow to what, only its publisher knows, or a scheduler before: to be stored into in
+                    // any case.
+                    squeezed: (tail.narrow().load(Relaxed) != 0 || !is_new)
+                        .then_some(TpcSet::EMPTY),
                     ..Followed::new(chain.number, is_new)
                 };
             }

@@ -8,8 +8,8 @@ use lithos_abi::grant::Recall;
 use lithos_abi::ring::Progress;
 use lithos_device::pages::LivePages;
 use lithos_policy::{
-    Activity, Class, GpuId, Hand, LINGER, Lease, Nanos, PartitionName, RECENT, Ration, Standing,
-    TpcSet,
+    Activity, Borrower, Class, Conduct, GpuId, Hand, Lenders, Nanos, PartitionName, RECENT,
+    Situation, Standing, TpcSet, Without,
 };
 use serde::{Deserialize, Serialize};
 
@@ -32,14 +32,9 @@ pub(crate) struct Member {
     /// What is ordered, and the chains that it is about. Whoever stores into gates has this.
     chains: Mutex<Chains>,
     launches: Mutex<Launches>,
-    /// What it is owed while others have it held up.
-    ration: Mutex<Ration>,
-    /// How often it was let go for that.
-    rations: AtomicU64,
-    /// Since when what is lent to it is recalled.
-    lease: Mutex<Lease>,
-    /// Of whom; and how often it was.
-    recall: Mutex<Recall>,
+    borrower: Mutex<Borrower>,
+    /// Who has been told to do without what is lent; and how often that began.
+    without: Mutex<Without>,
     recalls: AtomicU64,
     /// When it was last seen to have launched what had not completed; 0: never.
     last_active: AtomicU64,
@@ -65,23 +60,6 @@ pub(crate) struct Wanted {
     pub(crate) is_squeezed: bool,
     /// How long an atom takes on these, if they are enough to go on with when others need what is lent.
     pub(crate) place: Option<Nanos>,
-}
-
-/// For how long those have been idle who lend to a channel; `None`: for ever.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Lenders {
-    /// Those of a class that is served first.
-    pub(crate) betters: Option<Nanos>,
-    /// Those of its own class.
-    pub(crate) equals: Option<Nanos>,
-}
-
-/// What a channel's gates and TPCs are to be like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Turn {
-    pub(crate) mode: Mode,
-    /// Who does without what is lent to it; with [`Recall::Atoms`] those, too, that have not started.
-    pub(crate) recall: Recall,
 }
 
 /// Which of its launches are known to have ended.
@@ -145,10 +123,8 @@ impl Member {
                 oldest,
                 since: None,
             }),
-            ration: Mutex::new(Ration::default()),
-            rations: AtomicU64::new(0),
-            lease: Mutex::new(Lease::default()),
-            recall: Mutex::new(Recall::Nobody),
+            borrower: Mutex::new(Borrower::default()),
+            without: Mutex::new(Without::Nobody),
             recalls: AtomicU64::new(0),
             last_active: AtomicU64::new(0),
             unsettled: AtomicBool::new(true),
@@ -184,7 +160,7 @@ impl Member {
     /// Has atoms to come use the channel's own TPCs only, where that is wanted, or all.
     fn narrow(&self) {
         let wanted = lock(&self.wanted);
-        let is_narrow = wanted.is_squeezed || *lock(&self.recall) == Recall::Atoms;
+        let is_narrow = wanted.is_squeezed || *lock(&self.without) == Without::Atoms;
         lock(&self.chains).squeeze(is_narrow.then_some(wanted.own));
         self.unsettled.store(true, Ordering::Relaxed);
     }
@@ -248,59 +224,36 @@ impl Member {
         (oldest <= self.live.ring().reserved()).then_some(oldest)
     }
 
-    /// Returns what its gates and its TPCs are to be like: by who is active on its GPU, and for how long those
-    /// have been idle who lend to it.
-    pub(crate) fn decide(&self, activity: &Activity, lenders: Lenders, now: Nanos) -> Turn {
-        let (standing, atom, place) = {
+    /// Returns how it has to conduct itself: by who is active on its GPU, and for how long those have been idle
+    /// who lend to it.
+    pub(crate) fn conduct(&self, activity: &Activity, lenders: Lenders, now: Nanos) -> Conduct {
+        let of = {
             let wanted = lock(&self.wanted);
-            (wanted.standing, wanted.atom, wanted.place)
+            Situation {
+                standing: wanted.standing,
+                atom: wanted.atom,
+                place: wanted.place,
+                runs: self.has_chains(),
+            }
         };
-        let is_recalled = standing.borrows
-            && (place.is_some() && lithos_policy::is_recalled(lenders.betters, LINGER)
-                || lithos_policy::is_recalled(lenders.equals, atom));
-        let since = lock(&self.lease).turn(is_recalled, now);
-        let recall = match is_recalled {
-            true => Recall::Atoms,
-            false => Recall::Nobody,
-        };
-        let turn = |mode, recall| Turn { mode, recall };
-        if standing.hand == Hand::Held {
-            return turn(Mode::Held, recall);
-        }
-        if let (Some(since), Some(narrow_atom)) = (since, place) {
-            // It goes on on its own TPCs if others need theirs for longer than an atom takes there; else
-            // it would still be at that atom when it could have all again.
-            return match now.0.saturating_sub(since.0) < narrow_atom.0 {
-                true => turn(Mode::Held, Recall::Launches),
-                false => turn(Mode::Open, Recall::Atoms),
-            };
-        }
-        let is_held = activity.holds(now, standing);
-        let mut ration = lock(&self.ration);
-        let was_due = ration.is_due();
-        if ration.may_hold(now, is_held, self.has_chains(), standing.min_share) {
-            return turn(Mode::Held, recall);
-        }
-        if ration.is_due() && !was_due {
-            self.rations.fetch_add(1, Ordering::Relaxed);
-        }
-        if activity.paces(now, standing) {
-            return turn(Mode::Paced, recall);
-        }
-        turn(Mode::Open, recall)
+        lock(&self.borrower).conduct(now, &of, activity, lenders)
     }
 
     /// Recalls what is lent to it, or lends it again.
-    pub(crate) fn lend(&self, turn: Turn) {
-        let before = std::mem::replace(&mut *lock(&self.recall), turn.recall);
-        if before == turn.recall {
+    pub(crate) fn lend(&self, without: Without) {
+        let before = std::mem::replace(&mut *lock(&self.without), without);
+        if before == without {
             return;
         }
-        self.live.recall(turn.recall);
-        if before == Recall::Nobody {
+        self.live.recall(match without {
+            Without::Nobody => Recall::Nobody,
+            Without::Launches => Recall::Launches,
+            Without::Atoms => Recall::Atoms,
+        });
+        if before == Without::Nobody {
             self.recalls.fetch_add(1, Ordering::Relaxed);
         }
-        if (before == Recall::Atoms) != (turn.recall == Recall::Atoms) {
+        if (before == Without::Atoms) != (without == Without::Atoms) {
             self.narrow();
         }
     }
@@ -355,8 +308,8 @@ impl Member {
 
     pub(crate) fn seen(&self) -> Seen {
         Seen {
-            rations: self.rations.load(Ordering::Relaxed),
-            recalled: *lock(&self.recall) != Recall::Nobody,
+            rations: lock(&self.borrower).rations(),
+            recalled: *lock(&self.without) != Without::Nobody,
             recalls: self.recalls.load(Ordering::Relaxed),
             ..lock(&self.chains).seen()
         }

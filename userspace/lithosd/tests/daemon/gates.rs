@@ -55,7 +55,7 @@ borrow = true
 /// A tenant with a channel.
 struct Tenant {
     // Ends with the tenant.
-    _broker: SocketBroker,
+    broker: SocketBroker,
     channel: Channel,
 }
 
@@ -63,10 +63,7 @@ impl Tenant {
     fn of(daemon: &Daemon, partition: &str) -> Self {
         let mut broker = daemon.tenant(partition);
         let channel = broker.create_channel(GPU0, 7).unwrap();
-        Self {
-            _broker: broker,
-            channel,
-        }
+        Self { broker, channel }
     }
 
     fn chains(&self) -> Chains<'_> {
@@ -394,6 +391,25 @@ fn who_borrows_has_the_tpcs_of_others_too() {
 }
 
 #[test]
+fn atoms_that_a_daemon_had_narrowed_are_wide_again_under_the_next() {
+    let daemon = Daemon::start(SPLIT);
+    let mut tenant = Tenant::of(&daemon, "be");
+    eventually("its TPCs", || granted(&tenant.channel).len() == 4);
+    tenant.publish(0, 3, LONG_NS);
+    let all = granted(&tenant.channel);
+    order(&daemon, "be", Hand::Squeezed);
+    let have =
+        |tenant: &Tenant, tpcs: u32| (0..3).all(|atom| (allowed(tenant, atom) & all).len() == tpcs);
+    eventually("few TPCs", || have(&tenant, 2));
+    let id = daemon.status().tenants[0].tenant;
+    let daemon = Daemon::start_in(daemon.kill(), SPLIT);
+    tenant.broker = SocketBroker::connect(&daemon.socket()).unwrap();
+    tenant.broker.resume(id, "be").unwrap();
+    tenant.broker.resume_channel(&tenant.channel).unwrap();
+    eventually("all its TPCs", || have(&tenant, 4));
+}
+
+#[test]
 fn what_equals_lend_each_other_is_recalled_while_the_lender_is_active() {
     let daemon = Daemon::start(EQUALS);
     let (one, other) = (Tenant::of(&daemon, "one"), Tenant::of(&daemon, "other"));
@@ -519,8 +535,8 @@ fn the_chains_of_a_process_that_lives_and_leaves_are_not_halted() {
     let leaves = Tenant::of(&daemon, "be");
     leaves.publish(0, 7, LONG_NS);
     let id = leaves.channel.id();
-    let Tenant { _broker, channel } = leaves;
-    drop(_broker);
+    let Tenant { broker, channel } = leaves;
+    drop(broker);
     eventually("its end", || daemon.channel(id).is_none());
     let chains = channel.arena().unwrap().chains().unwrap();
     assert!((0..7).all(|gate| chains.gate(gate).word().load(Acquire) == LITHOS_GATE_OPEN));
