@@ -152,7 +152,7 @@ impl Broker {
             Arrival::HandedOver { .. } => u64::MAX,
             Arrival::Made | Arrival::TakenOver => channel.pages.ring().reserved(),
         };
-        channel.ledger.granted(sequence, revision, tpcs, reserved);
+        (channel.ledger).granted(sequence, revision, (tpcs, lent), reserved);
         channel.granted = tpcs;
         channel.lent = lent;
         channel.is_squeezed = squeezed.is_some();

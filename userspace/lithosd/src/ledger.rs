@@ -66,6 +66,8 @@ pub struct Ledger {
     unknowable: BTreeMap<u8, Unknowable>,
     /// Grants up to this one are those of a daemon before.
     inherited: u64,
+    /// The TPCs that were ever its own.
+    owned: TpcSet,
     grants: VecDeque<Granted>,
     awaits: Vec<Await>,
     operators: HashSet<Operator>,
@@ -156,6 +158,8 @@ struct Granted {
     sequence: u64,
     revision: Revision,
     tpcs: TpcSet,
+    /// Those of them that are its partition's own.
+    own: TpcSet,
     /// `reserved`, read after the grant was published.
     reserved: u64,
 }
@@ -198,6 +202,7 @@ impl Ledger {
             completed_of: BTreeMap::new(),
             unknowable: BTreeMap::new(),
             inherited: 0,
+            owned: TpcSet::EMPTY,
             grants: VecDeque::new(),
             awaits: Vec::new(),
             operators: HashSet::new(),
@@ -215,6 +220,7 @@ impl Ledger {
         let records = ring.records();
         let mut ledger = Self::new(records, present);
         ledger.inherited = last;
+        ledger.owned = held;
         let forgotten = ring.reserved().saturating_sub(u64::from(records));
         ledger.next = forgotten.saturating_add(1);
         let others: u64 = [
@@ -230,8 +236,17 @@ impl Ledger {
         ledger
     }
 
-    /// Takes note of a grant that was just published, and of `reserved` as read after that.
-    pub fn granted(&mut self, sequence: u64, revision: Revision, tpcs: TpcSet, reserved: u64) {
+    /// Takes note of a grant that was just published, of these TPCs, of which some are lent, and of
+    /// `reserved` as read after that.
+    pub fn granted(
+        &mut self,
+        sequence: u64,
+        revision: Revision,
+        (tpcs, lent): (TpcSet, TpcSet),
+        reserved: u64,
+    ) {
+        let own = tpcs - lent;
+        self.owned |= own;
         if self.grants.len() == GRANTS_KEPT {
             self.grants.pop_front();
         }
@@ -239,6 +254,7 @@ impl Ledger {
             sequence,
             revision,
             tpcs,
+            own,
             reserved,
         });
     }
@@ -266,7 +282,8 @@ impl Ledger {
         self.awaits.push(Await {
             revision,
             sequence: granted.sequence,
-            kept: granted.tpcs,
+            // What was never its own nobody takes away from it.
+            kept: granted.own | (self.present - self.owned),
             up_to: granted.reserved,
         });
     }
