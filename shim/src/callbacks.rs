@@ -279,7 +279,12 @@ fn enter_launch(
         return;
     };
     if splits {
-        local.set_cut(split::begin(managed, launch, sequence, local));
+        let resident = || {
+            let threads = launch.block_threads();
+            let driver = &shim.driver;
+            driver.blocks_per_sm(launch.function, threads, launch.shared_bytes)
+        };
+        local.set_cut(split::begin(managed, launch, sequence, local, resident));
     }
     // After the launch, and the chain, has a number: whoever asks and then finds none is woken here.
     if managed.asks_to_ring() {

@@ -55,6 +55,8 @@ pub(crate) struct Local {
     /// be, in a word of its own, because most launches look at nothing else.
     cut: Cell<Option<Cut>>,
     has_cut: Cell<bool>,
+    /// Into how many atoms the launch was cut that the ticket is for; 0 if it was not.
+    atoms: Cell<u16>,
     /// What it knows about the time.
     pub(crate) clock: Clock,
     /// The context that is about to end.
@@ -77,6 +79,7 @@ thread_local! {
             is_used: Cell::new(false),
             cut: Cell::new(None),
             has_cut: Cell::new(false),
+            atoms: Cell::new(0),
             clock: Clock::new(),
             ending: Cell::new(None),
         }
@@ -123,7 +126,7 @@ impl Local {
             if let Some(cut) = self.take_cut() {
                 cut.give_back(before.managed);
             }
-            before.end(is_used);
+            before.end(is_used, self.atoms.replace(0));
         }
     }
 
@@ -141,6 +144,11 @@ impl Local {
         }
         self.has_cut.set(false);
         self.cut.take()
+    }
+
+    /// Says into how many atoms the launch was cut that the ticket is for.
+    pub(crate) fn note_atoms(&self, atoms: u16) {
+        self.atoms.set(atoms);
     }
 
     /// Returns the channel and the sequence that the launch call of this thread holds.

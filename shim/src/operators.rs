@@ -7,6 +7,18 @@
 //! is split into a few atoms once, to learn from. What is kept is *work*, the time that it would take on
 //! one TPC; on more it is taken to be faster by as much. (`lithos-policy` will know better.)
 //!
+//! How long an atom may be is how long the GPU may go on with it when the gate behind it is shut. A gate is
+//! passed when the last block before it has *started*, so an atom begins up to a block before its turn:
+//!
+//! ```text
+//!   atom 5   ||||||||||||||||||####            # its last blocks
+//!   atom 6                     ||||||||||||||||||####
+//!            <- length - block -> block <- ... |        gates shut just here: a whole length is left
+//! ```
+//!
+//! So it is cut a block shorter than it may be, where blocks are known to be shorter than that: how many
+//! an SM holds says how long one takes.
+//!
 //! The table has four places for each value of a hash; an operator that takes another one's place is new.
 //! All is a guess that costs a few microseconds where it is wrong, so threads need no order here.
 
@@ -41,6 +53,25 @@ struct Entry {
     marks: AtomicU32,
     /// The tail of its last chain, counted from 1.
     last: AtomicU32,
+    /// The blocks that an SM holds, counted from 1, if somebody has asked.
+    resident: AtomicU32,
+}
+
+/// A chain of more atoms has a short one at first, which no gate can hold up, and so one more.
+const ATOMS_OF_A_SHORT_CHAIN: u16 = 8;
+
+/// Returns whether the first of so many atoms is a quarter of the others.
+pub(crate) fn is_first_short(atoms: u16) -> bool {
+    atoms > ATOMS_OF_A_SHORT_CHAIN
+}
+
+/// Returns the part of a launch that comes after the first of so many atoms.
+fn after_first(atoms: u16) -> (u64, u64) {
+    let atoms = u64::from(atoms.max(2));
+    match is_first_short(u16::try_from(atoms).unwrap_or(u16::MAX)) {
+        true => (4 * atoms - 4, 4 * atoms - 3),
+        false => (atoms - 1, atoms),
+    }
 }
 
 /// Its blocks come in clusters.
@@ -75,12 +106,22 @@ impl Operators {
         entry.work.store(0, Relaxed);
         entry.marks.store(0, Relaxed);
         entry.last.store(0, Relaxed);
+        entry.resident.store(0, Relaxed);
         entry.key.store(key, Relaxed);
         operator
     }
 
+    /// Has it be known how many blocks an SM holds, 0 if nobody can say.
+    #[inline]
+    pub(crate) fn ask_resident(&self, operator: Operator, ask: impl FnOnce() -> u32) {
+        let resident = &self.entry(operator).resident;
+        if resident.load(Relaxed) == 0 {
+            resident.store(ask().saturating_add(1), Relaxed);
+        }
+    }
+
     /// Into how many atoms of `atom_ns` to cut a launch of so many blocks on so many TPCs; and how long
-    /// it will take, 0 if that is not known. Every atom has a block for each SM.
+    /// it will take, 0 if that is not known. Every atom but a short one has a block for each SM.
     pub(crate) fn atoms(
         &self,
         operator: Operator,
@@ -91,20 +132,32 @@ impl Operators {
         let sms = u64::from(tpcs) * u64::from(tpc_sms);
         let most = u16::try_from(blocks / sms.max(1)).unwrap_or(u16::MAX);
         let most = most.min(ATOMS_MAX);
-        match self.entry(operator).work.load(Relaxed) {
+        let entry = self.entry(operator);
+        match entry.work.load(Relaxed) {
             0 => (most.min(ATOMS_TO_LEARN), 0),
             work => {
                 let whole_ns = work / u64::from(tpcs.max(1));
-                let atoms = whole_ns.div_ceil(atom_ns.max(1));
-                (u16::try_from(atoms).unwrap_or(most).min(most), whole_ns)
+                if whole_ns <= atom_ns {
+                    return (1, whole_ns);
+                }
+                let resident = u64::from(entry.resident.load(Relaxed)).saturating_sub(1) * sms;
+                let block_ns = whole_ns.saturating_mul(resident) / blocks.max(1);
+                // In waves the next atom would begin where there is nothing to be gained.
+                let own_ns = match atom_ns.saturating_sub(block_ns) {
+                    0 => atom_ns,
+                    rest => rest.max(block_ns),
+                };
+                let atoms = u16::try_from(whole_ns.div_ceil(own_ns.max(1))).unwrap_or(most);
+                let atoms = atoms + u16::from(is_first_short(atoms) && atoms < most);
+                (atoms.min(most), whole_ns)
             }
         }
     }
 
     /// Takes note of how long the atoms but the first took, of so many, on so many TPCs.
     pub(crate) fn learn(&self, operator: Operator, after_first_ns: u64, atoms: u16, tpcs: u32) {
-        let atoms = u64::from(atoms.max(2));
-        let whole_ns = after_first_ns.saturating_mul(atoms) / (atoms - 1);
+        let (part, of) = after_first(atoms);
+        let whole_ns = after_first_ns.saturating_mul(of) / part;
         let seen = whole_ns.saturating_mul(u64::from(tpcs)).max(1);
         let work = &self.entry(operator).work;
         let known = work.load(Relaxed);
@@ -209,7 +262,7 @@ mod tests {
         );
         assert_eq!(
             operators.atoms(operator, 10_000, (33, 2), 100_000),
-            (16, 1_600_000)
+            (16 + 1, 1_600_000)
         );
         assert_eq!(
             operators.atoms(operator, 10_000, (66, 2), 1_000_000).0,
@@ -220,6 +273,35 @@ mod tests {
             operators.atoms(operator, 100_000, (66, 2), 1_000).0,
             ATOMS_MAX
         );
+    }
+
+    #[test]
+    fn an_atom_of_a_block_less_ends_in_time() {
+        let operators = Operators::new();
+        let operator = operators.find(&launch(5));
+        operators.ask_resident(operator, || 8);
+        operators.ask_resident(operator, || panic!("once is enough"));
+        // 66 TPCs hold 1056 blocks: 10560 are ten waves, of 80 us each.
+        operators.learn(operator, 700_000, 8, 66);
+        let atoms = |atom_ns| operators.atoms(operator, 10_560, (66, 2), atom_ns).0;
+        assert_eq!(atoms(1_000_000), 1, "shorter than an atom");
+        assert_eq!(atoms(240_000), 5, "800 us in atoms of 160 and a block");
+        assert_eq!(
+            atoms(100_000),
+            10 + 1,
+            "whole waves, and a short one before"
+        );
+        assert_eq!(atoms(50_000), 16 + 1, "shorter than a block it cannot be");
+    }
+
+    #[test]
+    fn a_short_first_atom_is_known_to_be_short() {
+        let operators = Operators::new();
+        let operator = operators.find(&launch(5));
+        // Ten atoms after a quarter of one, on one TPC.
+        operators.learn(operator, 400_000, 11, 1);
+        let (_, whole_ns) = operators.atoms(operator, 100, (1, 2), 1);
+        assert_eq!(whole_ns, 410_000);
     }
 
     #[test]

@@ -167,6 +167,14 @@ impl Places {
         Some(held)
     }
 
+    /// Asks the processor for what will be looked at to take room for the chain of this number.
+    pub(crate) fn prefetch(&self, number: u64, chains: &Chains<'_>) {
+        let oldest = self.oldest.load(Relaxed);
+        (oldest..number.min(oldest + LOOKS))
+            .chain([number])
+            .for_each(|number| chains.tail(number).prefetch_state());
+    }
+
     /// Has the gates built, of links that were taken, that nobody has built before.
     pub(crate) fn build(&self, held: Held, build: impl Fn(u32)) {
         for (index, bits) in held.runs() {

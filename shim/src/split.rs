@@ -25,6 +25,7 @@ use crate::api::Launch;
 use crate::channel::{Managed, Splitting};
 use crate::launch::{describe, fitting, low_half, note};
 use crate::local::Local;
+use crate::operators::is_first_short;
 use crate::places::Held;
 
 /// Links are asked for so long before they are written: the memory gives several lines at once, and each
@@ -44,7 +45,8 @@ pub(crate) struct Cut {
     predicted_ns: u64,
 }
 
-/// At the begin of a launch call: decides whether to split the launch of this sequence.
+/// At the begin of a launch call: decides whether to split the launch of this sequence. `resident` says how
+/// many of its blocks an SM holds, 0 if that is not known.
 #[cold]
 #[inline(never)]
 pub(crate) fn begin(
@@ -52,6 +54,7 @@ pub(crate) fn begin(
     launch: &Launch,
     sequence: u64,
     local: &Local,
+    resident: impl FnOnce() -> u32,
 ) -> Option<Cut> {
     let ring = managed.ring();
     let chains = managed.chains()?;
@@ -67,7 +70,9 @@ pub(crate) fn begin(
         return whole(LITHOS_COUNT_WHOLE_COOPERATIVE);
     }
     let Splitting { operators, places } = managed.splitting(&chains);
+    places.prefetch(ring.reader().chains() + 1, &chains);
     let operator = operators.find(launch);
+    operators.ask_resident(operator, resident);
     places.learn(operator, &chains, operators);
     let blocks = launch.blocks();
     let tpcs = (TpcMask::from_bits(grant.tpcs) & managed.gpu.present).count();
@@ -186,8 +191,7 @@ pub(crate) fn prepare(
     let is_split = split_into(managed, target, &cut, &chains, tpcs, local);
     if is_split {
         record.flags |= LITHOS_RECORD_SPLIT;
-        ring.count(LITHOS_COUNT_SPLIT);
-        ring.count_by(LITHOS_COUNT_ATOMS, u64::from(cut.held.atoms));
+        local.note_atoms(cut.held.atoms);
     } else {
         cut.give_back(managed);
     }
@@ -256,9 +260,12 @@ fn split_into(
     let now_ns = local.clock.now_ns();
     let mut order = managed.order(now_ns);
     let payload = low_half(sequence);
-    let Ok(plan) = target.plan(atoms, 0) else {
+    let Ok(mut plan) = target.plan(atoms, 0) else {
         return false;
     };
+    if is_first_short(plan.atoms()) {
+        plan = plan.with_short_first();
+    }
     // The grid may have fewer rows or slices than there were to be atoms.
     let gates = first..first + u32::from(plan.atoms()) - 1;
     let chain = Chain {

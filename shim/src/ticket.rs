@@ -9,12 +9,14 @@
 //!
 //! ```text
 //! call begins          descriptor              call ends
-//! pin, reserve, claim  use, without atomics    void what was not used, unpin
+//! pin, reserve, claim  use, without atomics    void what was not used, count, unpin
 //! ```
 //!
 //! A descriptor without a ticket (uploaded outside a launch call, or a second one) reserves for itself.
 
-use lithos_abi::bindings::{LITHOS_COUNT_VOID, LITHOS_RECORD_VOID};
+use lithos_abi::bindings::{
+    LITHOS_COUNT_ATOMS, LITHOS_COUNT_SPLIT, LITHOS_COUNT_VOID, LITHOS_RECORD_VOID,
+};
 use lithos_abi::lithos_record;
 
 use crate::channel::Managed;
@@ -81,10 +83,16 @@ impl Ticket {
         }
     }
 
-    /// Gives the ticket back, whether a descriptor has used what was reserved or not.
+    /// Gives the ticket back, whether a descriptor has used what was reserved or not. The launch was cut into
+    /// so many atoms, 0 if it was not.
     #[inline]
-    pub(crate) fn end(self, is_used: bool) {
+    pub(crate) fn end(self, is_used: bool, atoms: u16) {
         let pinned = Pinned::from_parts((self.pin, self.managed));
+        if atoms != 0 {
+            let ring = pinned.ring();
+            ring.count(LITHOS_COUNT_SPLIT);
+            ring.count_by(LITHOS_COUNT_ATOMS, atoms.into());
+        }
         if !is_used {
             self.reserved.void(&pinned);
         }

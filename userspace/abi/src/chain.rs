@@ -378,6 +378,15 @@ impl<'a> Tail<'a> {
         prefetch(&self.page, self.at);
     }
 
+    /// Asks the processor for what tells whose it is, and what the GPU has said in it.
+    #[inline]
+    pub fn prefetch_state(&self) {
+        self.page
+            .prefetch(self.at + offset_of!(lithos_tail, published));
+        self.page
+            .prefetch(self.at + offset_of!(lithos_tail, number));
+    }
+
     /// Returns `published`.
     #[inline]
     pub fn published(&self) -> &'a AtomicU64 {

@@ -20,6 +20,9 @@
 //! can be resident at once: an atom of whole waves leaves no part of the machine idle when the
 //! gate behind it is shut. Cuts are put between waves if no atom takes more waves for it than the
 //! longest would take anyway; then it costs nothing.
+//!
+//! The first atom has no gate before it: a launch that comes to its turn just when gates are shut runs
+//! so far. A plan of many atoms can have a *short* one there, a quarter of the others.
 
 /// Where an atom begins and ends: what it needs of a descriptor's RESUME and of its GRID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +44,8 @@ pub struct Plan {
     /// How many steps the axis has; the last may be shorter.
     steps: u32,
     atoms: u16,
+    /// The first atom is a quarter of the others.
+    is_first_short: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +81,19 @@ impl Plan {
             step,
             steps: extent.div_ceil(step),
             atoms,
+            is_first_short: false,
         })
+    }
+
+    /// The same number of atoms, of which the first is a quarter of the others; as it is, if that is too
+    /// little to cut.
+    #[inline]
+    #[must_use]
+    pub fn with_short_first(self) -> Self {
+        Plan {
+            is_first_short: u64::from(self.steps) >= quarters(self.atoms),
+            ..self
+        }
     }
 
     /// The number of atoms.
@@ -121,11 +138,23 @@ impl Plan {
             Axis::Z => z,
         };
         let atom = atom.min(self.atoms);
-        let steps = u64::from(self.steps) * u64::from(atom) / u64::from(self.atoms);
+        let (parts, all) = match self.is_first_short {
+            true => (u64::from(atom) * 4, quarters(self.atoms)),
+            false => (u64::from(atom), self.atoms.into()),
+        };
+        // Three of its four quarters the first one does not have.
+        let parts = parts.saturating_sub(if self.is_first_short { 3 } else { 0 });
+        let steps = u64::from(self.steps) * parts / all;
         // No more than the steps that there are, so it is the extent that is too small, if any.
         let at = steps * u64::from(self.step);
         u32::try_from(at).unwrap_or(extent).min(extent)
     }
+}
+
+/// So many atoms in quarters of one, of which the first has a single one.
+#[inline]
+fn quarters(atoms: u16) -> u64 {
+    u64::from(atoms) * 4 - 3
 }
 
 /// The number of slices after which whole waves end, if atoms that are made of such steps are no

@@ -53,6 +53,7 @@ proptest! {
         grid in small_grid(),
         atoms in 0_u16..40,
         wave in 0_u32..200,
+        is_first_short in any::<bool>(),
     ) {
         let whole = Span { start: [0; 3], end: grid };
         let Some(plan) = Plan::new(grid, atoms, wave) else {
@@ -61,6 +62,7 @@ proptest! {
             prop_assert!(rows < 2 || atoms < 2);
             return Ok(());
         };
+        let plan = if is_first_short { plan.with_short_first() } else { plan };
         let ran: Vec<_> = plan.spans().flat_map(units).collect();
         prop_assert_eq!(ran, units(whole).collect::<Vec<_>>());
     }
@@ -70,12 +72,14 @@ proptest! {
         grid in any_grid(),
         atoms in 2_u16..=u16::MAX,
         wave in any::<u32>(),
+        is_first_short in any::<bool>(),
     ) {
         let rows = grid.into_iter().rev().find(|&extent| extent > 1).unwrap_or(1);
         let Some(plan) = Plan::new(grid, atoms, wave) else {
             prop_assert!(rows < 2);
             return Ok(());
         };
+        let plan = if is_first_short { plan.with_short_first() } else { plan };
         prop_assert_eq!(u32::from(plan.atoms()), rows.min(atoms.into()));
         prop_assert_eq!(plan.span(0).start, [0; 3]);
         for atom in 0..plan.atoms() {
@@ -106,6 +110,26 @@ proptest! {
         let row: u128 = grid[..outer].iter().copied().map(u128::from).product();
         let (least, most) = (sizes.iter().min().unwrap(), sizes.iter().max().unwrap());
         prop_assert!(most - least <= row, "{:?}", sizes);
+    }
+
+    #[test]
+    fn a_short_first_atom_is_a_quarter_of_the_others(grid in any_grid(), atoms in 2_u16..300) {
+        let Some(even) = Plan::new(grid, atoms, 0) else {
+            return Ok(());
+        };
+        let plan = even.with_short_first();
+        let outer = (0..3).rev().find(|&axis| grid[axis] > 1).unwrap();
+        if u64::from(grid[outer]) < 4 * u64::from(plan.atoms()) - 3 {
+            prop_assert_eq!(plan, even, "too little to cut");
+            return Ok(());
+        }
+        prop_assert_eq!(plan.atoms(), even.atoms());
+        let row: u128 = grid[..outer].iter().copied().map(u128::from).product();
+        let rows: Vec<u128> = sizes(&plan).iter().map(|size| size / row).collect();
+        let (first, others) = rows.split_first().unwrap();
+        let (least, most) = (others.iter().min().unwrap(), others.iter().max().unwrap());
+        prop_assert!(*first >= 1 && most - least <= 1, "{:?}", rows);
+        prop_assert!(4 * first <= most + 4 && *least <= 4 * (first + 1), "{:?}", rows);
     }
 
     #[test]
