@@ -57,7 +57,7 @@ struct lithos_grant {
 	__u64 sequence;
 	struct lithos_tpcs tpcs;	/* TPCs that launches may use; never empty once granted */
 	__u64 reserved;
-	__u64 atom_ns;			/* target length of an atom; 0: never split */
+	__u64 atom_ns;			/* longest that an atom may take; 0: never split */
 	__u64 outstanding_ns;		/* bound on predicted unfinished work; 0: none */
 	struct lithos_tpcs lent;	/* those of `tpcs` that are another partition's: see `recall` */
 	__u64 reserved2[6];

@@ -21,9 +21,11 @@ pub enum Target {
     Exactly(f64),
     /// All of as many as there are.
     All,
+    /// No more than something else was measured to have.
+    NoMore,
 }
 
-/// A value, and how many there could have been where the target is all of them.
+/// A value, and how many there could have been, or others have had, where the target speaks of them.
 #[derive(Clone, Copy, Debug)]
 pub struct Value {
     pub value: f64,
@@ -87,6 +89,13 @@ impl Figure {
             Target::All => (
                 measured.map_or_else(|| "all".to_owned(), |found| format!("all of {}", found.of)),
                 measured.is_some_and(|found| found.value >= found.of),
+            ),
+            Target::NoMore => (
+                measured.map_or_else(
+                    || "no more".to_owned(),
+                    |found| format!("at most {}", found.of),
+                ),
+                measured.is_some_and(|found| found.value <= found.of),
             ),
         };
         Self {
@@ -187,6 +196,7 @@ mod tests {
             Target::Below(1.0),
             Target::Exactly(0.0),
             Target::All,
+            Target::NoMore,
         ];
         assert!(targets.iter().all(|target| !met(*target, None)));
     }
@@ -203,5 +213,11 @@ mod tests {
             of: 10.0,
         };
         assert!(met(Target::All, some(5.0)) && !met(Target::All, Some(nine_of_ten)));
+        assert!(met(Target::NoMore, Some(nine_of_ten)));
+        let ten_where_nine = Value {
+            value: 10.0,
+            of: 9.0,
+        };
+        assert!(met(Target::NoMore, some(9.0)) && !met(Target::NoMore, Some(ten_where_nine)));
     }
 }

@@ -9,7 +9,7 @@ use super::Step;
 /// measures it.
 const FIGURES: [(Name, &str, &str, Target, Step); 23] = {
     use Name::*;
-    use Target::{All, AtLeast, AtMost};
+    use Target::{All, AtLeast, AtMost, NoMore};
     [
         (
             Chain16,
@@ -104,14 +104,14 @@ const FIGURES: [(Name, &str, &str, Target, Step); 23] = {
         ),
         (
             Kills,
-            "kills of a suspended or squeezed tenant after which its neighbour lived, of 100",
+            "kills of a suspended or squeezed tenant that took a neighbour along, of 100",
             "kills",
-            All,
+            NoMore,
             Step::Kills,
         ),
         (
             PlainKills,
-            "the same kills of a plain client of MPS",
+            "the same of a plain client of MPS",
             "kills",
             AtLeast(0.0),
             Step::Kills,

@@ -61,31 +61,28 @@ pub(crate) fn beside(testbed: &Testbed, gpu: GpuKind, values: &mut Values) -> an
         "60",
     ];
     lithos(testbed, &be)?;
-    let mut lived = 0;
+    let mut harmful = 0;
     for order in ["hold", "squeeze"] {
         let side = Side::Managed(order);
-        let alive = survived(testbed, side, &kernel, kills)?;
-        println!("  {side:?}: the neighbours of {alive} of {kills} lived");
-        lived += alive;
+        let found = harm(testbed, side, &kernel, kills)?;
+        println!("  {side:?}: {found} of {kills} kills took a neighbour along");
+        harmful += found;
         lithos(testbed, &["release", "be"])?;
     }
-    values.set_of(Name::Kills, to_f64(lived), to_f64(2 * kills));
-    let plain = survived(testbed, Side::Plain, &kernel, 2 * kills)?;
-    println!(
-        "  plain clients of MPS: the neighbours of {plain} of {} lived",
-        2 * kills
-    );
-    values.set_of(Name::PlainKills, to_f64(plain), to_f64(2 * kills));
+    let plain = harm(testbed, Side::Plain, &kernel, 2 * kills)?;
+    println!("  plain clients of MPS: {plain} of {} did", 2 * kills);
+    values.set_of(Name::Kills, to_f64(harmful), to_f64(plain));
+    values.set(Name::PlainKills, to_f64(plain));
     for name in ["be", "lc"] {
         super::pair::delete(testbed, name)?;
     }
     testbed.stop_mps()
 }
 
-/// Kills so many, and returns after how many of them the neighbours lived.
-fn survived(testbed: &Testbed, side: Side, kernel: &Kernel, kills: u64) -> anyhow::Result<u64> {
+/// Kills so many, and returns how many of them took a neighbour along.
+fn harm(testbed: &Testbed, side: Side, kernel: &Kernel, kills: u64) -> anyhow::Result<u64> {
     let mut scene = Scene::start(testbed, side, kernel)?;
-    let mut lived = 0;
+    let mut harmful = 0;
     for _ in 0..kills {
         if scene.victims.is_empty() {
             scene.enter(testbed, side, kernel)?;
@@ -95,14 +92,13 @@ fn survived(testbed: &Testbed, side: Side, kernel: &Kernel, kills: u64) -> anyho
         until("end of who was killed", PATIENCE, || {
             Ok(victim.has_ended()?.then_some(()))
         })?;
-        if scene.is_well()? {
-            lived += 1;
-        } else {
+        if !scene.is_well()? {
+            harmful += 1;
             drop(scene);
             scene = Scene::start(testbed, side, kernel)?;
         }
     }
-    Ok(lived)
+    Ok(harmful)
 }
 
 impl Scene {

@@ -119,8 +119,8 @@ struct Create {
     /// Its place within its class; larger is served first.
     #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     priority: i32,
-    /// How long an atom of a launch that is split is to be, in microseconds; 0: none is split. Default:
-    /// 0 for lc.
+    /// How long an atom of a launch that is split may be, in microseconds: what is held stops within that
+    /// time, if its blocks are shorter. 0: none is split. Default: 0 for lc.
     #[arg(long, value_name = "US")]
     atom_us: Option<u32>,
     /// Let it use TPCs of other partitions, too, while nobody there is active: best effort those of
@@ -161,7 +161,8 @@ struct Set {
     /// Its place within its class; larger is served first.
     #[arg(long, allow_negative_numbers = true)]
     priority: Option<i32>,
-    /// How long an atom of a launch that is split is to be, in microseconds; 0: none is split.
+    /// How long an atom of a launch that is split may be, in microseconds: what is held stops within that
+    /// time, if its blocks are shorter. 0: none is split.
     #[arg(long, value_name = "US")]
     atom_us: Option<u32>,
     /// Whether it may use TPCs of other partitions while nobody there is active.
