@@ -58,7 +58,7 @@ struct lithos_grant {
 	struct lithos_tpcs tpcs;	/* TPCs that launches may use; never empty once granted */
 	__u64 reserved;
 	__u64 atom_ns;			/* longest that an atom may take; 0: never split */
-	__u64 outstanding_ns;		/* bound on predicted unfinished work; 0: none */
+	__u64 outstanding_ns;		/* bound on predicted work under way that no gate holds up; 0: none */
 	struct lithos_tpcs lent;	/* those of `tpcs` that are another partition's: see `recall` */
 	__u64 reserved2[6];
 };
@@ -157,7 +157,8 @@ struct lithos_grant_page {
 	__u64 order;			/* LITHOS_ORDER_* */
 	__u64 ring;			/* the scheduler sleeps, for the so-manieth time: see `rung`; 0: it does not */
 	__u64 recall;			/* LITHOS_RECALL_*: who does without TPCs that are `lent` */
-	__u64 reserved2[2];
+	__u64 held;			/* 1: launches that are not split, and are bounded, are not to begin */
+	__u64 reserved2;
 
 	struct lithos_grant slots[2];
 	struct lithos_grant fail_static;
@@ -204,6 +205,10 @@ enum lithos_counter {
 	LITHOS_COUNT_WHOLE_UNKNOWN = 20,	/* not split: a bit, a field or a kind that no measured launch had */
 	LITHOS_COUNT_WHOLE_STUCK = 21,		/* not split: its operator was once stuck behind a shut gate */
 	LITHOS_COUNT_WHOLE_ENDING = 22,		/* not split: the context, or the process, is about to end */
+
+	/* What became of launches that are not split where the grant bounds them (`outstanding_ns`). */
+	LITHOS_COUNT_WAITED = 23,		/* launch calls that waited before they began */
+	LITHOS_COUNT_IMPATIENT = 24,		/* those of them that went on because nothing moved */
 };
 #define LITHOS_COUNTERS 32
 
@@ -228,7 +233,8 @@ struct lithos_ring {
 	__u64 reserved_line[6];
 	__u64 reserved;			/* sequence of the last launch begun */
 	__u64 chains;			/* number of the last chain begun */
-	__u64 reserved_line2[6];
+	__u64 waiting;			/* launch calls that wait before they begin */
+	__u64 reserved_line2[5];
 
 	/*
 	 * A futex that a scheduler sleeps on which has to know at once that something is launched, and no longer

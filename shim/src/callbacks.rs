@@ -23,6 +23,7 @@ use crate::start::{self, Shim};
 use crate::stream;
 use crate::table::Found;
 use crate::ticket::Ticket;
+use crate::wait;
 use crate::widen::{Need, Widened};
 
 /// Set once something went wrong that cannot go wrong: from then on nothing is done.
@@ -245,11 +246,20 @@ fn enter_launch(
         shim.contexts.adopt(&shim.driver, context, None);
         found = shim.contexts.find_for(local.thread(), context);
     }
-    // Calls that launch no kernel of their own have no function; they upload many descriptors or none.
     let managed = match found {
-        Found::Managed(managed) if launch.function != 0 => Some(managed),
+        Found::Managed(managed) => Some(managed),
         _ => None,
     };
+    // Calls that launch no kernel of their own have no function; they upload many descriptors or none.
+    let (managed, others) = match launch.function {
+        0 => (None, managed),
+        _ => (managed, None),
+    };
+    if let Some(managed) = &others
+        && managed.bound_ns() != 0
+    {
+        wait::until_allowed(managed, None, local);
+    }
     let mut call = Call {
         stream: match form {
             Form::GraphChange => 0,
@@ -273,18 +283,30 @@ fn enter_launch(
         return;
     }
     local.call.set(call);
-    let splits = managed.as_ref().is_some_and(|managed| managed.splits());
+    let resident = || {
+        let threads = launch.block_threads();
+        let driver = &shim.driver;
+        driver.blocks_per_sm(launch.function, threads, launch.shared_bytes)
+    };
+    let foreseen = managed
+        .as_ref()
+        .filter(|managed| managed.splits())
+        .and_then(|managed| split::foresee(managed, launch, local, resident));
+    if let (Some(managed), Some(foreseen)) = (&managed, &foreseen)
+        && managed.bound_ns() != 0
+        && !foreseen.is_split()
+    {
+        wait::until_allowed(managed, Some(foreseen), local);
+    }
     local.set_ticket(managed.map(|managed| Ticket::begin(context, managed)));
     let Some((managed, sequence)) = local.ticket() else {
         return;
     };
-    if splits {
-        let resident = || {
-            let threads = launch.block_threads();
-            let driver = &shim.driver;
-            driver.blocks_per_sm(launch.function, threads, launch.shared_bytes)
-        };
-        local.set_cut(split::begin(managed, launch, sequence, local, resident));
+    if let Some(foreseen) = &foreseen {
+        local.set_cut(split::begin(managed, launch, foreseen, sequence));
+        if managed.bound_ns() != 0 {
+            local.set_short(foreseen.short(sequence, call.stream));
+        }
     }
     // After the launch, and the chain, has a number: whoever asks and then finds none is woken here.
     if managed.asks_to_ring() {

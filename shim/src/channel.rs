@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
 use lithos_abi::arena::Stamps;
 use lithos_abi::bindings::*;
@@ -12,6 +12,7 @@ use lithos_abi::grant::{Grant, Order};
 use lithos_abi::ring::RingWriter;
 use lithos_device::{Channel, futex};
 
+use crate::backlog::Backlog;
 use crate::launch::low_half;
 use crate::operators::Operators;
 use crate::places::Places;
@@ -41,6 +42,9 @@ pub(crate) struct Managed {
     first: Option<Grant>,
     /// Whether the latest grant that a launch has seen has a length of atoms.
     splits: AtomicBool,
+    /// How much predicted work may be under way that no gate holds up, by the same grant; 0: any.
+    bound_ns: AtomicU64,
+    backlog: Backlog,
     /// Whether no chain is to go on any more: the process ends.
     is_halted: AtomicBool,
     /// Made when a launch is first to be split.
@@ -65,6 +69,8 @@ impl Managed {
             is_registered,
             endings: AtomicU32::new(0),
             splits: AtomicBool::new(false),
+            bound_ns: AtomicU64::new(0),
+            backlog: Backlog::default(),
             is_halted: AtomicBool::new(false),
             splitting: OnceLock::new(),
         }
@@ -159,6 +165,29 @@ impl Managed {
         if splits != self.splits() {
             self.splits.store(splits, Ordering::Relaxed);
         }
+        if grant.outstanding_ns != self.bound_ns() {
+            self.bound_ns.store(grant.outstanding_ns, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns how much predicted work may be under way that no gate holds up, as far as the launches before
+    /// know; 0: any.
+    #[inline(always)]
+    pub(crate) fn bound_ns(&self) -> u64 {
+        self.bound_ns.load(Ordering::Relaxed)
+    }
+
+    /// Returns what is under way that no gate holds up, where that is bounded.
+    pub(crate) fn backlog(&self) -> &Backlog {
+        &self.backlog
+    }
+
+    /// Returns whether launches that no gate holds up are not to begin. One that is about to end is never
+    /// held: others may wait for it to.
+    pub(crate) fn is_held(&self, now_ns: u64) -> bool {
+        self.channel.grant().is_held_at(now_ns)
+            && !self.is_halted.load(Ordering::SeqCst)
+            && self.may_stamp()
     }
 
     /// Returns what the gates of a chain are to do.

@@ -22,6 +22,7 @@
 //! inert. Nothing is ever freed at exit: other threads may launch until the process is gone.
 
 mod api;
+mod backlog;
 mod callbacks;
 mod channel;
 mod clock;
@@ -40,6 +41,7 @@ mod start;
 mod stream;
 mod table;
 mod ticket;
+mod wait;
 mod watch;
 mod widen;
 

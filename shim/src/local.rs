@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use lithos_abi::grant::Grant;
 
+use crate::backlog::Short;
 use crate::channel::Managed;
 use crate::clock::Clock;
 use crate::split::Cut;
@@ -57,6 +58,8 @@ pub(crate) struct Local {
     has_cut: Cell<bool>,
     /// Into how many atoms the launch was cut that the ticket is for; 0 if it was not.
     atoms: Cell<u16>,
+    /// The launch that the ticket is for, if it is not split and what is under way is bounded.
+    short: Cell<Option<Short>>,
     /// What it knows about the time.
     pub(crate) clock: Clock,
     /// The context that is about to end.
@@ -80,6 +83,7 @@ thread_local! {
             cut: Cell::new(None),
             has_cut: Cell::new(false),
             atoms: Cell::new(0),
+            short: Cell::new(None),
             clock: Clock::new(),
             ending: Cell::new(None),
         }
@@ -126,7 +130,16 @@ impl Local {
             if let Some(cut) = self.take_cut() {
                 cut.give_back(before.managed);
             }
-            before.end(is_used, self.atoms.replace(0));
+            let atoms = self.atoms.replace(0);
+            if before.managed.bound_ns() != 0
+                && let Some(short) = self.short.take()
+                && is_used
+                && atoms == 0
+                && short.sequence == before.reserved.sequence
+            {
+                (before.managed.backlog()).push(short, self.clock.now_ns());
+            }
+            before.end(is_used, atoms);
         }
     }
 
@@ -134,6 +147,11 @@ impl Local {
     pub(crate) fn set_cut(&self, cut: Option<Cut>) {
         self.has_cut.set(cut.is_some());
         self.cut.set(cut);
+    }
+
+    /// Says that the launch that the ticket is for belongs to what is bounded, if it is not split.
+    pub(crate) fn set_short(&self, short: Short) {
+        self.short.set(Some(short));
     }
 
     /// Takes what was said.

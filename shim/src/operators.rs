@@ -154,10 +154,19 @@ impl Operators {
         }
     }
 
+    /// Returns how long a launch takes on so many TPCs; 0 if that is not known.
+    pub(crate) fn predicted_ns(&self, operator: Operator, tpcs: u32) -> u64 {
+        self.entry(operator).work.load(Relaxed) / u64::from(tpcs.max(1))
+    }
+
     /// Takes note of how long the atoms but the first took, of so many, on so many TPCs.
     pub(crate) fn learn(&self, operator: Operator, after_first_ns: u64, atoms: u16, tpcs: u32) {
         let (part, of) = after_first(atoms);
-        let whole_ns = after_first_ns.saturating_mul(of) / part;
+        self.learn_whole(operator, after_first_ns.saturating_mul(of) / part, tpcs);
+    }
+
+    /// Takes note of how long a launch took on so many TPCs.
+    pub(crate) fn learn_whole(&self, operator: Operator, whole_ns: u64, tpcs: u32) {
         let seen = whole_ns.saturating_mul(u64::from(tpcs)).max(1);
         let work = &self.entry(operator).work;
         let known = work.load(Relaxed);

@@ -22,10 +22,11 @@ use lithos_descriptor::hopper::{
 };
 
 use crate::api::Launch;
+use crate::backlog::Short;
 use crate::channel::{Managed, Splitting};
 use crate::launch::{describe, fitting, low_half, note};
 use crate::local::Local;
-use crate::operators::is_first_short;
+use crate::operators::{Operator, is_first_short};
 use crate::places::Held;
 
 /// Links are asked for so long before they are written: the memory gives several lines at once, and each
@@ -45,29 +46,38 @@ pub(crate) struct Cut {
     predicted_ns: u64,
 }
 
-/// At the begin of a launch call: decides whether to split the launch of this sequence. `resident` says how
-/// many of its blocks an SM holds, 0 if that is not known.
+/// What is to become of a launch, by what is known about its operator.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Foreseen {
+    operator: Operator,
+    /// The TPCs that it may use.
+    tpcs: u32,
+    /// Into how many atoms to cut it.
+    atoms: u16,
+    /// Why it is not, where there would be two or more: a [`lithos_counter`].
+    why_whole: Option<lithos_counter>,
+    /// How long it will take; 0 if that is not known.
+    predicted_ns: u64,
+    /// The TPCs that it may use if it begins now and is not split, and how long it takes then.
+    short: (u32, u64),
+}
+
+/// At the begin of a launch call, and before it has a sequence: looks up what is known about its operator.
+/// `resident` says how many of its blocks an SM holds, 0 if that is not known. `None` if launches are not
+/// split.
 #[cold]
 #[inline(never)]
-pub(crate) fn begin(
+pub(crate) fn foresee(
     managed: &Managed,
     launch: &Launch,
-    sequence: u64,
     local: &Local,
     resident: impl FnOnce() -> u32,
-) -> Option<Cut> {
+) -> Option<Foreseen> {
     let ring = managed.ring();
     let chains = managed.chains()?;
     let grant = managed.grant(local.clock.now_ns(), &local.last)?;
     if grant.atom_ns == 0 {
         return None;
-    }
-    let whole = |why| {
-        ring.count(why);
-        None
-    };
-    if launch.is_cooperative {
-        return whole(LITHOS_COUNT_WHOLE_COOPERATIVE);
     }
     let Splitting { operators, places } = managed.splitting(&chains);
     places.prefetch(ring.reader().chains() + 1, &chains);
@@ -76,17 +86,72 @@ pub(crate) fn begin(
     places.learn(operator, &chains, operators);
     let blocks = launch.blocks();
     let tpcs = (TpcMask::from_bits(grant.tpcs) & managed.gpu.present).count();
+    let now_tpcs = (TpcMask::from_bits(grant.now()) & managed.gpu.present).count();
     let width = (tpcs, managed.channel().terms().tpc_sms);
     let (atoms, predicted_ns) = operators.atoms(operator, blocks, width, grant.atom_ns);
+    let why_whole = match launch.is_cooperative {
+        true => Some(LITHOS_COUNT_WHOLE_COOPERATIVE),
+        false => operators.why_whole(operator).filter(|_| atoms >= 2),
+    };
+    let ending = (!managed.may_stamp()).then_some(LITHOS_COUNT_WHOLE_ENDING);
+    Some(Foreseen {
+        operator,
+        tpcs,
+        atoms,
+        why_whole: why_whole.or(ending.filter(|_| atoms >= 2)),
+        predicted_ns,
+        short: (now_tpcs, operators.predicted_ns(operator, now_tpcs)),
+    })
+}
+
+impl Foreseen {
+    /// Returns whether it is to be split.
+    pub(crate) fn is_split(&self) -> bool {
+        self.atoms >= 2 && self.why_whole.is_none()
+    }
+
+    /// The launch of this sequence, as one that is not split.
+    pub(crate) fn short(&self, sequence: u64, stream: u64) -> Short {
+        let (tpcs, predicted_ns) = self.short;
+        Short {
+            sequence,
+            stream,
+            operator: self.operator,
+            tpcs,
+            predicted_ns,
+        }
+    }
+}
+
+/// And when it has one: takes room for the launch of this sequence, if it is to be split.
+#[cold]
+#[inline(never)]
+pub(crate) fn begin(
+    managed: &Managed,
+    launch: &Launch,
+    foreseen: &Foreseen,
+    sequence: u64,
+) -> Option<Cut> {
+    let ring = managed.ring();
+    let chains = managed.chains()?;
+    let whole = |why| {
+        ring.count(why);
+        None
+    };
+    if let Some(why) = foreseen.why_whole {
+        return whole(why);
+    }
+    let Foreseen {
+        operator,
+        tpcs,
+        atoms,
+        predicted_ns,
+        ..
+    } = *foreseen;
     if atoms < 2 {
         return None;
     }
-    if let Some(why) = operators.why_whole(operator) {
-        return whole(why);
-    }
-    if !managed.may_stamp() {
-        return whole(LITHOS_COUNT_WHOLE_ENDING);
-    }
+    let Splitting { operators, places } = managed.splitting(&chains);
     let number = (ring.begin_chain(), sequence);
     let has_clusters = operators.has_clusters(operator);
     let wanted = Held {
@@ -111,7 +176,7 @@ pub(crate) fn begin(
     Some(Cut {
         number,
         held,
-        blocks,
+        blocks: launch.blocks(),
         has_clusters,
         predicted_ns,
     })

@@ -112,6 +112,68 @@ fn a_launch_stays_where_it_is_while_its_partition_is_held_and_others_go_on() {
     ends_exactly(held);
 }
 
+/// The channel of who borrows.
+fn borrower(status: &Value) -> &Value {
+    channel(status, "borrows")
+}
+
+#[test]
+fn short_launches_of_who_borrows_wait_while_it_is_held_and_others_go_on() {
+    let bed = managed_gpu(SPLIT);
+    let turns = "launches --warm-up 8 --batch 4 --count 40 --turn 20";
+    let arguments: Vec<&str> = turns.split(' ').collect();
+    let mut held = tenant(&bed, "borrows", &arguments);
+    held.tell().expect("a listener");
+    held.line(PATIENCE).expect("a turn");
+    // To warm up, to settle, and the turn.
+    let launched = |status: &Value| number(&borrower(status)["totals"]["launches"]);
+    let before = 8 + 16 + 20;
+    bed.status_until("all records", |status| {
+        (launched(status) == before).then_some(())
+    })
+    .expect("so many");
+    lithos(&bed, &["hold", "borrows"]);
+    bed.status_until("it is held", |status| {
+        (borrower(status)["chains"]["held"] == true).then_some(())
+    })
+    .expect("it is held");
+    held.tell().expect("a listener");
+    bed.status_until("a launch call that waits", |status| {
+        (borrower(status)["chains"]["waiting"] == true).then_some(())
+    })
+    .expect("it waits");
+    let other = run(&bed, "lc", &["launches", "--warm-up", "1", "--count", "50"]);
+    assert_eq!(other["launches"], 50);
+    let status = bed.status().expect("a status");
+    assert_eq!(launched(&status), before, "{}", borrower(&status));
+    lithos(&bed, &["release", "borrows"]);
+    held.line(PATIENCE).expect("the other turn");
+    let report = held.finish(PATIENCE).expect("its end").json();
+    assert_eq!(report.expect("a report")["launches"], 40);
+}
+
+#[test]
+fn launch_calls_wait_where_more_than_the_bound_would_be_under_way() {
+    let bed = managed_gpu(SPLIT);
+    // One block each, so none is split, and long ones.
+    let queue =
+        "launches --warm-up 8 --batch 64 --count 128 --turn 64 --blocks 1 --iterations 2000";
+    let arguments: Vec<&str> = queue.split(' ').collect();
+    let waited = |partition: &str| {
+        let mut queues = tenant(&bed, partition, &arguments);
+        queues.tell().expect("a listener");
+        queues.line(PATIENCE).expect("a turn");
+        let status = bed.status().expect("a status");
+        queues.tell().expect("a listener");
+        queues.line(PATIENCE).expect("the other turn");
+        queues.finish(PATIENCE).expect("its end");
+        number(&channel(&status, partition)["counters"]["waited"])
+    };
+    assert!(waited("borrows") > 0);
+    assert_eq!(waited("be"), 0, "who does not borrow has no bound");
+    assert_eq!(waited("lc"), 0);
+}
+
 #[test]
 fn a_partition_whose_launches_are_not_split_cannot_be_held() {
     let bed = managed_gpu(SPLIT);

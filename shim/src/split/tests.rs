@@ -21,6 +21,12 @@ struct Split {
     pins: &'static AtomicU32,
 }
 
+/// What the begin of a launch call comes to.
+fn cut(managed: &Managed, launch: &Launch, sequence: u64, local: &local::Local) -> Option<Cut> {
+    let foreseen = foresee(managed, launch, local, || 0)?;
+    begin(managed, launch, &foreseen, sequence)
+}
+
 /// What the driver would upload, and the launch's sequence.
 struct Uploaded {
     words: Words,
@@ -75,7 +81,7 @@ impl Split {
             local.set_ticket(Some(ticket(self.bench, self.pins)));
             let (managed, sequence) = local.ticket().expect("a ticket");
             if managed.splits() {
-                local.set_cut(begin(managed, &launch, sequence, local, || 0));
+                local.set_cut(cut(managed, &launch, sequence, local));
             }
             happens();
             prepare_launch(managed, &mut words, function, local);
@@ -391,7 +397,7 @@ fn what_all_blocks_have_to_be_resident_for_is_not_split_and_counted() {
     let mut cooperative = launch(5, [1000, 1, 1]);
     cooperative.is_cooperative = true;
     local::with(|local| {
-        assert!(begin(&split.bench.managed, &cooperative, 9, local, || 0).is_none());
+        assert!(cut(&split.bench.managed, &cooperative, 9, local).is_none());
     });
     assert_eq!(split.count(LITHOS_COUNT_WHOLE_COOPERATIVE), 1);
 }
@@ -466,7 +472,7 @@ fn a_call_that_launches_nothing_or_something_else_gives_its_room_back() {
         local::with(|local| {
             local.set_ticket(Some(ticket(split.bench, split.pins)));
             let (managed, sequence) = local.ticket().expect("a ticket");
-            let cut = begin(managed, &launch(5, [1000, 1, 1]), sequence, local, || 0);
+            let cut = cut(managed, &launch(5, [1000, 1, 1]), sequence, local);
             assert!(cut.is_some(), "there is room");
             local.set_cut(cut);
             local.set_ticket(None);

@@ -175,7 +175,8 @@ pub struct lithos_grant_page {
     pub order: __u64,
     pub ring: __u64,
     pub recall: __u64,
-    pub reserved2: [__u64; 2usize],
+    pub held: __u64,
+    pub reserved2: __u64,
     pub slots: [lithos_grant; 2usize],
     pub fail_static: lithos_grant,
     pub regions: [lithos_region; 8usize],
@@ -221,8 +222,10 @@ const _: () = {
         [::core::mem::offset_of!(lithos_grant_page, ring) - 96usize];
     ["Offset of field: lithos_grant_page::recall"]
         [::core::mem::offset_of!(lithos_grant_page, recall) - 104usize];
+    ["Offset of field: lithos_grant_page::held"]
+        [::core::mem::offset_of!(lithos_grant_page, held) - 112usize];
     ["Offset of field: lithos_grant_page::reserved2"]
-        [::core::mem::offset_of!(lithos_grant_page, reserved2) - 112usize];
+        [::core::mem::offset_of!(lithos_grant_page, reserved2) - 120usize];
     ["Offset of field: lithos_grant_page::slots"]
         [::core::mem::offset_of!(lithos_grant_page, slots) - 128usize];
     ["Offset of field: lithos_grant_page::fail_static"]
@@ -268,6 +271,8 @@ pub const LITHOS_COUNT_WHOLE_PROGRAMMATIC: lithos_counter = 19;
 pub const LITHOS_COUNT_WHOLE_UNKNOWN: lithos_counter = 20;
 pub const LITHOS_COUNT_WHOLE_STUCK: lithos_counter = 21;
 pub const LITHOS_COUNT_WHOLE_ENDING: lithos_counter = 22;
+pub const LITHOS_COUNT_WAITED: lithos_counter = 23;
+pub const LITHOS_COUNT_IMPATIENT: lithos_counter = 24;
 pub type lithos_counter = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone, PartialEq, Eq)]
@@ -278,7 +283,8 @@ pub struct lithos_ring {
     pub reserved_line: [__u64; 6usize],
     pub reserved: __u64,
     pub chains: __u64,
-    pub reserved_line2: [__u64; 6usize],
+    pub waiting: __u64,
+    pub reserved_line2: [__u64; 5usize],
     pub rung: __u32,
     pub reserved_rung: __u32,
     pub reserved_line3: [__u64; 7usize],
@@ -300,8 +306,10 @@ const _: () = {
         [::core::mem::offset_of!(lithos_ring, reserved) - 64usize];
     ["Offset of field: lithos_ring::chains"]
         [::core::mem::offset_of!(lithos_ring, chains) - 72usize];
+    ["Offset of field: lithos_ring::waiting"]
+        [::core::mem::offset_of!(lithos_ring, waiting) - 80usize];
     ["Offset of field: lithos_ring::reserved_line2"]
-        [::core::mem::offset_of!(lithos_ring, reserved_line2) - 80usize];
+        [::core::mem::offset_of!(lithos_ring, reserved_line2) - 88usize];
     ["Offset of field: lithos_ring::rung"][::core::mem::offset_of!(lithos_ring, rung) - 128usize];
     ["Offset of field: lithos_ring::reserved_rung"]
         [::core::mem::offset_of!(lithos_ring, reserved_rung) - 132usize];

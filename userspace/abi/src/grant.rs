@@ -119,6 +119,7 @@ const BROKER: usize = offset_of!(lithos_grant_page, broker);
 const HEARTBEAT: usize = offset_of!(lithos_grant_page, heartbeat_ns);
 const ORDER: usize = offset_of!(lithos_grant_page, order);
 const RING: usize = offset_of!(lithos_grant_page, ring);
+const HELD: usize = offset_of!(lithos_grant_page, held);
 const RECALL: usize = offset_of!(lithos_grant_page, recall);
 const _: () = assert!(size_of::<lithos_grant_page>() == PAGE);
 
@@ -197,6 +198,13 @@ impl<'a> GrantReader<'a> {
     pub fn is_deserted_at(&self, now_ns: u64) -> bool {
         let state = self.page.word(BROKER).load(SeqCst) & u64::from(LITHOS_BROKER_STATE_MASK);
         state != u64::from(LITHOS_BROKER_SCHEDULED) || self.is_stale(now_ns)
+    }
+
+    /// Returns whether launches that are not split, and are bounded, are not to begin at a time of the
+    /// monotonic clock: where somebody schedules, and says so.
+    #[inline]
+    pub fn is_held_at(&self, now_ns: u64) -> bool {
+        self.page.word(HELD).load(SeqCst) != 0 && !self.is_deserted_at(now_ns)
     }
 
     /// Returns the number of the sleep that the scheduler wants to be woken from; 0 if it does not.
@@ -378,6 +386,11 @@ pub fn ask_to_ring(page: &Page<'_>, number: u64) {
 pub fn order(page: &Page<'_>, order: Order) {
     page.word(ORDER).store(order.word(), SeqCst);
     fence(SeqCst);
+}
+
+/// Says in a grant page whether launches that are not split, and are bounded, are not to begin.
+pub fn hold(page: &Page<'_>, is_held: bool) {
+    page.word(HELD).store(is_held.into(), SeqCst);
 }
 
 /// Says in a grant page who does without the TPCs that are lent, beside whoever writes the grants, and

@@ -19,6 +19,7 @@ const RECORD: usize = size_of::<lithos_record>();
 const RECORD_WORDS: usize = RECORD / 8;
 const RESERVED: usize = offset_of!(lithos_ring, reserved);
 const CHAINS: usize = offset_of!(lithos_ring, chains);
+const WAITING: usize = offset_of!(lithos_ring, waiting);
 const RUNG: usize = offset_of!(lithos_ring, rung);
 const COUNTERS: usize = offset_of!(lithos_ring, counters);
 const _: () = assert!(HEADER == LITHOS_PAGE_BYTES as usize && RECORD == 128);
@@ -151,6 +152,15 @@ impl<'a> RingWriter<'a> {
     #[inline]
     pub fn rung(&self) -> &'a AtomicU32 {
         self.page.half(RUNG)
+    }
+
+    /// Says that a launch call waits before it begins, or no longer does.
+    pub fn note_waiting(&self, waits: bool) {
+        let waiting = self.page.word(WAITING);
+        match waits {
+            true => waiting.fetch_add(1, SeqCst),
+            false => waiting.fetch_sub(1, SeqCst),
+        };
     }
 
     /// Returns the number of a chain that begins.
@@ -298,6 +308,12 @@ impl<'a> RingReader<'a> {
     #[inline]
     pub fn chains(&self) -> u64 {
         self.page.word(CHAINS).load(SeqCst)
+    }
+
+    /// Returns whether launch calls wait before they begin.
+    #[inline]
+    pub fn is_waiting(&self) -> bool {
+        self.page.word(WAITING).load(SeqCst) != 0
     }
 
     /// Returns how many records there are.

@@ -118,6 +118,11 @@ impl LivePages {
         lithos_abi::grant::recall(&self.grant_page, recall);
     }
 
+    /// See [`grant::hold`](lithos_abi::grant::hold).
+    pub fn hold(&self, is_held: bool) {
+        lithos_abi::grant::hold(&self.grant_page, is_held);
+    }
+
     /// See [`grant::ask_to_ring`](lithos_abi::grant::ask_to_ring).
     pub fn ask_to_ring(&self, number: u64) {
         lithos_abi::grant::ask_to_ring(&self.grant_page, number);

@@ -78,6 +78,7 @@ impl Gatekeeper {
         live.order(Order::Open);
         live.ask_to_ring(0);
         live.recall(Recall::Nobody);
+        live.hold(false);
         let member = Arc::new(Member::new(gpu, live));
         self.0.lock().insert(id, member);
         self.0.changed();

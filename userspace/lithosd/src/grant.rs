@@ -117,6 +117,7 @@ impl Broker {
             Some(known) => (known.standing(), known.entry.atom_us()),
             None => (NOBODYS, 0),
         };
+        let bound_us = known.and_then(|known| known.entry.bound_us());
         let squeezed = (standing.hand == Hand::Squeezed).then(|| self.squeezed(id, tpcs, atom_us));
         let borrowed = self.borrowed(id).unwrap_or_default();
         let Some(channel) = self.channels.get_mut(&id) else {
@@ -132,6 +133,7 @@ impl Broker {
         let grant = Grant {
             atom_ns: u64::from(atom_us) * 1_000,
             lent: lent.words(),
+            outstanding_ns: u64::from(bound_us.unwrap_or(0)) * 1_000,
             ..words(tpcs)
         };
         let sequence = (channel.pages).publish_with(&grant, &words(fail_static));

@@ -22,6 +22,8 @@ const ATOM_US: std::ops::RangeInclusive<u32> = 20..=2000;
 /// The part of the time, in percent, that best effort is owed: enough not to starve, and no more than one in
 /// a hundred requests of those who are never idle.
 const MIN_SHARE: u32 = 1;
+/// The bound of what is under way and is not split, in microseconds.
+const BOUND_US: u32 = 200;
 
 /// A partition as its operator writes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +55,10 @@ pub struct PartitionEntry {
     /// if these are never idle.
     #[serde(default = "min_share")]
     pub min_share: u32,
+    /// If it borrows and is best effort: how much predicted work of launches that are not split it may have under way,
+    /// in microseconds. Their launch calls wait for that.
+    #[serde(default = "bound_us")]
+    pub bound_us: u32,
     /// What becomes of a launch that needs more co-resident blocks than its grant holds.
     #[serde(default)]
     pub oversize: Oversize,
@@ -109,6 +115,9 @@ pub struct PartitionChange {
     /// The part of the time, in percent, in which it is not held up for others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_share: Option<u32>,
+    /// The bound of what is under way and is not split, in microseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bound_us: Option<u32>,
     /// What becomes of oversize launches.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oversize: Option<Oversize>,
@@ -182,6 +191,7 @@ impl PartitionEntry {
             atom_us: None,
             borrow: false,
             min_share: MIN_SHARE,
+            bound_us: BOUND_US,
             oversize: Oversize::default(),
             enforce: false,
             gpus: None,
@@ -195,6 +205,12 @@ impl PartitionEntry {
             ClassWord::Lc => 0,
             ClassWord::Be => BE_ATOM_US,
         })
+    }
+
+    /// Returns the bound of what is under way and is not split, in microseconds; `None` if there is none: who
+    /// gives nothing back need not, and nobody who is served first is ever made to wait.
+    pub fn bound_us(&self) -> Option<u32> {
+        (self.class == ClassWord::Be && self.borrow).then_some(self.bound_us)
     }
 
     /// Returns the name, if it is one.
@@ -239,6 +255,11 @@ impl PartitionEntry {
         if self.min_share > 100 {
             let right = "a part of the time in percent, 0 to 100".into();
             return Err(self.error("min_share", self.min_share, right));
+        }
+        if !ATOM_US.contains(&self.bound_us) {
+            let (least, most) = (ATOM_US.start(), ATOM_US.end());
+            let right = format!("{least} to {most} microseconds");
+            return Err(self.error("bound_us", self.bound_us, right));
         }
         if let Some(gpus) = &self.gpus {
             if gpus.is_empty() {
@@ -310,6 +331,7 @@ impl PartitionEntry {
             atom_us: change.atom_us.or(self.atom_us),
             borrow: change.borrow.unwrap_or(self.borrow),
             min_share: change.min_share.unwrap_or(self.min_share),
+            bound_us: change.bound_us.unwrap_or(self.bound_us),
             oversize: change.oversize.unwrap_or(self.oversize),
             enforce: change.enforce.unwrap_or(self.enforce),
             gpus: match &change.gpus {
@@ -332,6 +354,10 @@ impl PartitionEntry {
 
 fn min_share() -> u32 {
     MIN_SHARE
+}
+
+fn bound_us() -> u32 {
+    BOUND_US
 }
 
 fn list(gpus: &[GpuRef]) -> String {
@@ -451,6 +477,7 @@ mod tests {
             (|e| e.atom_us = Some(19), "atom_us = 19", "20 to 2000"),
             (|e| e.atom_us = Some(2001), "atom_us = 2001", "0 to split"),
             (|e| e.min_share = 101, "min_share = 101", "0 to 100"),
+            (|e| e.bound_us = 0, "bound_us = 0", "microseconds"),
             (|e| e.gpus = Some(vec![]), "gpus = []", "at least one"),
             (
                 |e| e.gpus = Some(vec![GpuRef::Index(1), GpuRef::Index(1)]),

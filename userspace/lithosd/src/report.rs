@@ -17,7 +17,7 @@ use crate::status::{
 };
 
 /// The tenant's counters, by the names that status gives them.
-const COUNTERS: [(&str, lithos_counter); 23] = [
+const COUNTERS: [(&str, lithos_counter); 25] = [
     ("unstamped", LITHOS_COUNT_UNSTAMPED),
     ("overrun", LITHOS_COUNT_OVERRUN),
     ("graph_nodes", LITHOS_COUNT_GRAPH_NODES),
@@ -41,6 +41,8 @@ const COUNTERS: [(&str, lithos_counter); 23] = [
     ("whole_unknown", LITHOS_COUNT_WHOLE_UNKNOWN),
     ("whole_stuck", LITHOS_COUNT_WHOLE_STUCK),
     ("whole_ending", LITHOS_COUNT_WHOLE_ENDING),
+    ("waited", LITHOS_COUNT_WAITED),
+    ("impatient", LITHOS_COUNT_IMPATIENT),
 ];
 
 /// What is so unless admission is enforced.

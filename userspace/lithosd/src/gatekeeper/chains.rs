@@ -174,6 +174,8 @@ impl Chains {
         if self.mode.order() != mode.order() {
             live.order(mode.order());
         }
+        // What is paced may begin, for it is bounded.
+        live.hold(mode == Mode::Held);
         self.mode = mode;
         self.since = now;
         self.seen.since_ns = now.0;
@@ -185,6 +187,7 @@ impl Chains {
     pub(super) fn halt(&mut self, live: &LivePages) {
         self.mode = Mode::Halted;
         live.order(Order::Halt);
+        live.hold(false);
         if let Some(chains) = live.chains() {
             chains.store_into_all(Order::Halt);
         }

@@ -90,6 +90,8 @@ pub struct Seen {
     pub recalled: bool,
     /// How often they were recalled.
     pub recalls: u64,
+    /// Whether launch calls wait before they begin: it is held, or enough is under way.
+    pub waiting: bool,
     /// Chains that could not go on while their gates were shut, and were opened for that.
     pub stuck: u64,
     /// Chains that did not move although their gates were open.
@@ -182,7 +184,7 @@ impl Member {
 
     /// Returns whether it has something to run, or had a moment ago.
     pub(crate) fn is_busy(&self, now: Nanos) -> bool {
-        self.has_chains() || self.idle(now).is_some_and(|idle| idle < RECENT)
+        self.runs() || self.idle(now).is_some_and(|idle| idle < RECENT)
     }
 
     /// Returns whether something was launched that has not completed.
@@ -233,7 +235,7 @@ impl Member {
                 standing: wanted.standing,
                 atom: wanted.atom,
                 place: wanted.place,
-                runs: self.has_chains(),
+                runs: self.runs(),
             }
         };
         lock(&self.borrower).conduct(now, &of, activity, lenders)
@@ -301,6 +303,11 @@ impl Member {
         self.running.load(Ordering::Relaxed) != 0
     }
 
+    /// Returns whether it has something that can be held up: chains, or launch calls that wait.
+    fn runs(&self) -> bool {
+        self.has_chains() || self.live.ring().is_waiting()
+    }
+
     /// Returns whether chains have begun since the last look.
     pub(crate) fn has_new_chains(&self) -> bool {
         lock(&self.chains).has_new(&self.live)
@@ -309,6 +316,7 @@ impl Member {
     pub(crate) fn seen(&self) -> Seen {
         Seen {
             rations: lock(&self.borrower).rations(),
+            waiting: self.live.ring().is_waiting(),
             recalled: *lock(&self.without) != Without::Nobody,
             recalls: self.recalls.load(Ordering::Relaxed),
             ..lock(&self.chains).seen()

@@ -131,6 +131,10 @@ struct Create {
     /// these are never idle [default: 1].
     #[arg(long, value_name = "PERCENT")]
     min_share: Option<u32>,
+    /// How much predicted work of launches that are not split it may have under way if it borrows, in
+    /// microseconds; launch calls wait for that [default: 200].
+    #[arg(long, value_name = "US")]
+    bound_us: Option<u32>,
     /// What becomes of a launch that needs more co-resident blocks than its TPCs hold: widen (it runs
     /// on the smallest set that holds it, and is counted) or refuse (it fails).
     #[arg(long, value_parser = parse_oversize, default_value = "widen", value_name = "widen|refuse")]
@@ -171,6 +175,10 @@ struct Set {
     /// The part of each second, in percent, in which it is not held up for latency-critical partitions.
     #[arg(long, value_name = "PERCENT")]
     min_share: Option<u32>,
+    /// How much predicted work of launches that are not split it may have under way if it borrows, in
+    /// microseconds.
+    #[arg(long, value_name = "US")]
+    bound_us: Option<u32>,
     /// What becomes of oversize launches of contexts that are made from now on.
     #[arg(long, value_parser = parse_oversize, value_name = "widen|refuse")]
     oversize: Option<Oversize>,
@@ -318,6 +326,7 @@ impl Create {
         without.changed(&PartitionChange {
             ceiling: self.ceiling,
             min_share: self.min_share,
+            bound_us: self.bound_us,
             gpus: Some(self.gpus),
             ..PartitionChange::default()
         })
@@ -334,6 +343,7 @@ impl Set {
             atom_us: self.atom_us,
             borrow: self.borrow,
             min_share: self.min_share,
+            bound_us: self.bound_us,
             oversize: self.oversize,
             enforce: self.enforce,
             gpus: self.gpus,

@@ -1,0 +1,314 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! What a channel has under way that no gate can hold up: launches that are not split.
+//!
+//! A chain stops at its next gate; a short launch that is in the GPU's queue runs, and so do a thousand of
+//! them. So where a grant has a bound, a launch call waits, before it begins, while more than that is under way
+//! by prediction, or while the channel is held:
+//!
+//! ```text
+//!   launch calls     1 2 3 4 . . . . 5 . 6 . 7 .        . waits
+//!   under way        # ## ### ####   ####  ####         bound: four
+//!   GPU              1111222233334444555566667777
+//! ```
+//!
+//! The GPU does not notice, for there are always two launches under way at least, and it never has more
+//! than the bound to finish before somebody else has all of it.
+//!
+//! How long launches take is learned from their stamps: one that was queued behind another one of its stream
+//! took what lies between their completions.
+//!
+//! Waiting could hang a program whose kernels wait for each other. So if nothing moves for long, one launch
+//! goes on.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::operators::Operator;
+
+/// Launches that may be under way whatever is predicted: one runs, and one is next.
+const LEAST: usize = 2;
+/// The most that are known of; beyond that a launch waits.
+const MOST: usize = 256;
+/// What is taken for the length of a launch that nothing is known of.
+const UNKNOWN_NS: u64 = 20_000;
+/// How much longer than predicted all that is under way may take without anything moving.
+const PATIENCE_NS: u64 = 10_000_000;
+/// For how long to look without a break, and how often after that: a sleep takes a twentieth of a
+/// millisecond at least.
+pub(crate) const SPIN_NS: u64 = 300_000;
+pub(crate) const LOOK: Duration = Duration::from_micros(50);
+
+/// What is under way.
+#[derive(Debug, Default)]
+pub(crate) struct Backlog(Mutex<Queue>);
+
+/// A launch that is not split.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Short {
+    pub(crate) sequence: u64,
+    pub(crate) stream: u64,
+    pub(crate) operator: Operator,
+    /// The TPCs that it has.
+    pub(crate) tpcs: u32,
+    /// How long it will take; 0 if that is not known.
+    pub(crate) predicted_ns: u64,
+}
+
+/// What is known of a launch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    UnderWay,
+    /// And when by the GPU's clock, if that is known.
+    Completed(Option<u64>),
+}
+
+/// What a launch call is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Go,
+    Wait,
+    /// It should wait, but nothing moves.
+    GoAnyway,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    launches: VecDeque<Queued>,
+    predicted_ns: u64,
+    /// When something last changed.
+    moved_ns: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Queued {
+    short: Short,
+    /// When the one before it in its stream had completed, if that was there when it came.
+    behind: Option<u64>,
+}
+
+impl Short {
+    fn taken_ns(&self) -> u64 {
+        match self.predicted_ns {
+            0 => UNKNOWN_NS,
+            known => known,
+        }
+    }
+}
+
+impl Backlog {
+    /// Takes in a launch that was launched.
+    pub(crate) fn push(&self, short: Short, now_ns: u64) {
+        let mut queue = self.lock();
+        if queue.launches.is_empty() {
+            queue.moved_ns = now_ns;
+        }
+        if queue.launches.len() < MOST {
+            queue.predicted_ns += short.taken_ns();
+            queue.launches.push_back(Queued {
+                short,
+                behind: None,
+            });
+        }
+    }
+
+    /// Drops what has completed, and says what a launch that is predicted to take so long is to do. `learn` is told
+    /// of launches how long they took.
+    pub(crate) fn look(
+        &self,
+        now_ns: u64,
+        is_held: bool,
+        (predicted_ns, bound_ns): (u64, u64),
+        state: impl Fn(u64) -> State,
+        learn: impl FnMut(&Short, u64),
+    ) -> Verdict {
+        let mut queue = self.lock();
+        queue.sweep(now_ns, state, learn);
+        queue.judge(now_ns, is_held, (predicted_ns, bound_ns))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Queue {
+    fn sweep(
+        &mut self,
+        now_ns: u64,
+        state: impl Fn(u64) -> State,
+        mut learn: impl FnMut(&Short, u64),
+    ) {
+        let mut index = 0;
+        while let Some(&Queued { short, behind }) = self.launches.get(index) {
+            let State::Completed(at_ns) = state(short.sequence) else {
+                index += 1;
+                continue;
+            };
+            self.launches.remove(index);
+            self.predicted_ns -= short.taken_ns();
+            self.moved_ns = now_ns;
+            if let (Some(before), Some(at_ns)) = (behind, at_ns)
+                && let Some(took_ns) = at_ns.checked_sub(before)
+            {
+                learn(&short, took_ns);
+            }
+            let mut later = self.launches.range_mut(index..);
+            if let Some(next) = later.find(|next| next.short.stream == short.stream) {
+                next.behind = at_ns;
+            }
+        }
+    }
+
+    fn judge(
+        &mut self,
+        now_ns: u64,
+        is_held: bool,
+        (predicted_ns, bound_ns): (u64, u64),
+    ) -> Verdict {
+        let own_ns = if predicted_ns == 0 {
+            UNKNOWN_NS
+        } else {
+            predicted_ns
+        };
+        let count = self.launches.len();
+        let is_full =
+            count >= MOST || count >= LEAST && self.predicted_ns.saturating_add(own_ns) > bound_ns;
+        if !is_held && !is_full {
+            return Verdict::Go;
+        }
+        let still_ns = now_ns.saturating_sub(self.moved_ns);
+        // Of what has not been launched nobody can wait for anything.
+        if count > 0 && still_ns > self.predicted_ns.saturating_add(PATIENCE_NS) {
+            self.moved_ns = now_ns;
+            return Verdict::GoAnyway;
+        }
+        Verdict::Wait
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    const BOUND_NS: u64 = 100_000;
+
+    /// A GPU that runs a stream's launches one after another, and a clock.
+    #[derive(Default)]
+    struct Scene {
+        backlog: Backlog,
+        /// When each completes.
+        ends_ns: BTreeMap<u64, u64>,
+        now_ns: Cell<u64>,
+        learned: Vec<u64>,
+    }
+
+    fn short(sequence: u64, stream: u64, predicted_ns: u64) -> Short {
+        Short {
+            sequence,
+            stream,
+            operator: Operator::of_place(0),
+            tpcs: 4,
+            predicted_ns,
+        }
+    }
+
+    impl Scene {
+        fn look(&mut self, is_held: bool, predicted_ns: u64) -> Verdict {
+            let now_ns = self.now_ns.get();
+            let state = |sequence| match self.ends_ns.get(&sequence) {
+                Some(&end_ns) if end_ns <= now_ns => State::Completed(Some(end_ns)),
+                _ => State::UnderWay,
+            };
+            let learned = &mut self.learned;
+            let sizes = (predicted_ns, BOUND_NS);
+            (self.backlog).look(now_ns, is_held, sizes, state, |_, took| learned.push(took))
+        }
+
+        fn launch(&mut self, sequence: u64, stream: u64, predicted_ns: u64, end_ns: u64) {
+            self.ends_ns.insert(sequence, end_ns);
+            self.backlog
+                .push(short(sequence, stream, predicted_ns), self.now_ns.get());
+        }
+    }
+
+    #[test]
+    fn no_more_is_under_way_than_the_bound_but_two() {
+        for (each_ns, most) in [
+            (10_000, 10),
+            (20_000, 5),
+            (60_000, 2),
+            (1_000_000, 2),
+            (0, 5),
+        ] {
+            let mut scene = Scene::default();
+            let mut launched = 0;
+            while scene.look(false, each_ns) == Verdict::Go {
+                launched += 1;
+                scene.launch(launched, 1, each_ns, u64::MAX);
+            }
+            assert_eq!(launched, most, "of {each_ns} ns");
+        }
+    }
+
+    #[test]
+    fn what_completes_makes_room_and_what_was_queued_says_how_long_it_took() {
+        let mut scene = Scene::default();
+        for n in 1..=5 {
+            scene.launch(n, 1, 20_000, 30_000 * n);
+        }
+        assert_eq!(scene.look(false, 20_000), Verdict::Wait);
+        scene.now_ns.set(65_000);
+        assert_eq!(scene.look(false, 20_000), Verdict::Go);
+        assert_eq!(scene.learned, [30_000], "nobody knows when the first began");
+        scene.launch(6, 2, 20_000, 66_000);
+        scene.now_ns.set(1_000_000);
+        assert_eq!(scene.look(false, 20_000), Verdict::Go);
+        assert_eq!(
+            scene.learned, [30_000; 4],
+            "the other stream's had none before it"
+        );
+    }
+
+    #[test]
+    fn who_is_held_waits_for_as_long_as_it_takes() {
+        let mut scene = Scene::default();
+        scene.launch(1, 1, 20_000, 20_000);
+        for at_ns in [1, 30_000, PATIENCE_NS * 1000] {
+            scene.now_ns.set(at_ns);
+            assert_eq!(scene.look(true, 20_000), Verdict::Wait);
+        }
+        assert_eq!(scene.look(false, 20_000), Verdict::Go);
+    }
+
+    #[test]
+    fn if_nothing_moves_one_goes_on_at_a_time() {
+        for is_held in [false, true] {
+            let mut scene = Scene::default();
+            for n in 1..=5 {
+                scene.launch(n, 1, 20_000, u64::MAX);
+            }
+            scene.now_ns.set(PATIENCE_NS + 100_000);
+            assert_eq!(scene.look(is_held, 20_000), Verdict::Wait);
+            scene.now_ns.set(PATIENCE_NS + 100_001);
+            assert_eq!(scene.look(is_held, 20_000), Verdict::GoAnyway);
+            assert_eq!(scene.look(is_held, 20_000), Verdict::Wait);
+        }
+    }
+
+    #[test]
+    fn launches_without_a_stamp_are_not_waited_for() {
+        let mut scene = Scene::default();
+        for n in 1..=5 {
+            scene.launch(n, 1, 20_000, u64::MAX);
+        }
+        let gone = |_| State::Completed(None);
+        let verdict = (scene.backlog).look(0, false, (20_000, BOUND_NS), gone, |_, _| {
+            panic!("nothing is known")
+        });
+        assert_eq!(verdict, Verdict::Go);
+    }
+}
