@@ -468,7 +468,7 @@ mod tests {
         let good = PartitionEntry::new("chat", ClassWord::Be, 4);
         assert!(good.check().is_ok());
         type Spoil = fn(&mut PartitionEntry);
-        let cases: [(Spoil, &str, &str); 11] = [
+        let cases: [(Spoil, &str, &str); 12] = [
             (|e| e.name = "a b".into(), "name", "letters, digits"),
             (|e| e.guarantee = 129, "guarantee = 129", "more than 128"),
             (|e| e.ceiling = Some(0), "ceiling = 0", "1 or more"),
