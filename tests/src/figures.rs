@@ -38,6 +38,35 @@ impl From<f64> for Value {
     }
 }
 
+/// What has been measured so far, by name.
+#[derive(Clone, Debug)]
+pub struct Values<N>(Vec<(N, Value)>);
+
+impl<N> Default for Values<N> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<N: Copy + PartialEq> Values<N> {
+    /// Notes a value.
+    pub fn set(&mut self, name: N, value: f64) {
+        self.set_of(name, value, value);
+    }
+
+    /// Notes a value of as many as there could have been.
+    pub fn set_of(&mut self, name: N, value: f64, of: f64) {
+        self.0.retain(|(other, _)| *other != name);
+        self.0.push((name, Value { value, of }));
+    }
+
+    /// What was measured of it.
+    pub fn get(&self, name: N) -> Option<Value> {
+        let found = self.0.iter().find(|(other, _)| *other == name);
+        found.map(|(_, value)| *value)
+    }
+}
+
 /// A count as a value.
 pub fn to_f64(count: u64) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "counts here are far below 2^53")]

@@ -6,6 +6,7 @@
 //! a real GPU; only their default sizes differ ([`cuda::is_simulated`]), because the simulated GPU
 //! interprets every instruction.
 
+pub mod bench;
 pub mod client;
 pub mod cuda;
 pub mod figures;

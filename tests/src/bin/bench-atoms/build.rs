@@ -7,9 +7,10 @@ use anyhow::{Context, ensure};
 use lithos_tests::testbed::{Process, Testbed};
 use serde_json::Value;
 
-use super::chain::{KERNEL_US, Kernel, words};
+use super::chain::{KERNEL_US, Kernel};
 use super::figures::{Name, Values};
 use super::{GpuKind, lithos};
+use lithos_tests::bench::words;
 
 /// Atoms that are asked for; 1 is the kernel as it is.
 const ATOMS: [u32; 4] = [1, 4, 16, 60];

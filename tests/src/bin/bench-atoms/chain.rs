@@ -2,6 +2,7 @@
 //! What it costs a kernel to be a chain: one that computes, and one that waits for memory.
 
 use anyhow::Context;
+use lithos_tests::bench::words;
 use lithos_tests::latency::median;
 use lithos_tests::testbed::Testbed;
 use serde_json::Value;
@@ -71,10 +72,6 @@ impl Kernel {
         );
         text.split(' ').map(str::to_owned).collect()
     }
-}
-
-pub(crate) fn words(arguments: &[String]) -> Vec<&str> {
-    arguments.iter().map(String::as_str).collect()
 }
 
 /// Kernels a second, as a tenant reports them.

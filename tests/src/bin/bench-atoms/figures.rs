@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! The figures that atoms promise, and what was measured of them.
 
-use lithos_tests::figures::{Figure, Target, Value};
+use lithos_tests::figures::{Figure, Target};
 
 use super::Step;
 
@@ -203,30 +203,14 @@ pub(crate) enum Name {
 }
 
 /// What has been measured so far.
-#[derive(Debug, Default)]
-pub(crate) struct Values(Vec<(Name, Value)>);
+pub(crate) type Values = lithos_tests::figures::Values<Name>;
 
-impl Values {
-    /// Notes a value.
-    pub(crate) fn set(&mut self, name: Name, value: f64) {
-        self.set_of(name, value, value);
-    }
-
-    /// Notes a value of as many as there could have been.
-    pub(crate) fn set_of(&mut self, name: Name, value: f64, of: f64) {
-        self.0.retain(|(other, _)| *other != name);
-        self.0.push((name, Value { value, of }));
-    }
-
-    /// One figure per promise, measured or not.
-    pub(crate) fn figures(&self) -> Vec<Figure> {
-        let figure = |&(name, figure, unit, target, step): &(Name, _, _, _, Step)| {
-            let found = self.0.iter().find(|(other, _)| *other == name);
-            let measured = found.map(|(_, value)| *value);
-            Figure::new(figure, unit, target, step.command(), measured)
-        };
-        FIGURES.iter().map(figure).collect()
-    }
+/// One figure per promise, measured or not.
+pub(crate) fn figures(values: &Values) -> Vec<Figure> {
+    let figure = |&(name, figure, unit, target, step): &(Name, _, _, _, Step)| {
+        Figure::new(figure, unit, target, step.command(), values.get(name))
+    };
+    FIGURES.iter().map(figure).collect()
 }
 
 #[cfg(test)]
@@ -236,9 +220,9 @@ mod tests {
     #[test]
     fn a_figure_that_was_not_measured_is_not_met() {
         let mut values = Values::default();
-        assert!(values.figures().iter().all(|figure| !figure.met));
+        assert!(figures(&values).iter().all(|figure| !figure.met));
         values.set(Name::Chain16, 0.5);
-        let met: Vec<_> = (values.figures().iter())
+        let met: Vec<_> = (figures(&values).iter())
             .filter(|figure| figure.met)
             .map(|figure| figure.unit)
             .collect();

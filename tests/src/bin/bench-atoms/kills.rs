@@ -10,9 +10,10 @@ use lithos_tests::figures::to_f64;
 use lithos_tests::testbed::{PATIENCE, Process, Testbed, until};
 use nix::sys::signal::Signal;
 
-use super::chain::{Kernel, words};
+use super::chain::Kernel;
 use super::figures::{Name, Values};
 use super::{GpuKind, lithos};
+use lithos_tests::bench::words;
 
 /// Victims that are there at a time, where the death of one is to harm no other.
 const VICTIMS: usize = 5;
@@ -74,7 +75,7 @@ pub(crate) fn beside(testbed: &Testbed, gpu: GpuKind, values: &mut Values) -> an
     values.set_of(Name::Kills, to_f64(harmful), to_f64(plain));
     values.set(Name::PlainKills, to_f64(plain));
     for name in ["be", "lc"] {
-        super::pair::delete(testbed, name)?;
+        lithos_tests::bench::delete(testbed, name)?;
     }
     testbed.stop_mps()
 }

@@ -17,11 +17,10 @@ mod torch;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::ensure;
 use clap::{Parser, ValueEnum};
+use lithos_tests::bench::{GpuKind, clear, lithos};
 use lithos_tests::figures::{self as written, Results};
-use lithos_tests::testbed::{Hardware, Programs, Testbed};
-use lithos_tests::workload;
+use lithos_tests::testbed::{Programs, Testbed};
 
 use figures::Values;
 
@@ -40,12 +39,6 @@ struct Cli {
     /// Takes only these steps; the figures of the others stay unmeasured, and nothing is written.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Step>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum GpuKind {
-    Real,
-    Simulated,
 }
 
 /// The parts of the benchmark, in the order in which they run.
@@ -91,18 +84,11 @@ fn main() -> ExitCode {
 
 /// Returns whether every figure that was asked for was measured and met.
 fn run(cli: &Cli) -> anyhow::Result<bool> {
-    let hardware = match cli.gpu {
-        GpuKind::Real => Hardware::Real,
-        GpuKind::Simulated => Hardware::Simulated(workload::simulation()),
-    };
+    let hardware = cli.gpu.hardware();
     let is_asked = |step: &Step| cli.only.is_empty() || cli.only.contains(step);
     let steps: Vec<Step> = Step::ALL.into_iter().filter(is_asked).collect();
     let mut testbed = Testbed::new(Programs::beside_this()?, &hardware)?;
-    let mps = match cli.gpu {
-        GpuKind::Real => "on",
-        GpuKind::Simulated => "off",
-    };
-    testbed.start_daemon(&format!("[mps]\nenable = \"{mps}\"\n"))?;
+    testbed.start_daemon(&cli.gpu.configuration())?;
     let device = written::device_name(&testbed)?;
     let mut values = Values::default();
     for &step in &steps {
@@ -119,7 +105,7 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
         device,
         driver: written::driver_version(&hardware),
         commit: cli.commit.clone().unwrap_or_else(written::commit),
-        figures: values.figures(),
+        figures: figures::figures(&values),
     };
     let asked = |command: &str| steps.iter().any(|step| step.command() == command);
     results.print(asked);
@@ -140,23 +126,4 @@ fn take(step: Step, testbed: &Testbed, gpu: GpuKind, values: &mut Values) -> any
         Step::Reaction => reaction::of_gates(testbed, gpu, values),
         Step::Torch => torch::same(testbed, gpu, values),
     }
-}
-
-/// Deletes the partitions that a step has left, so that the next one has the GPU to itself.
-fn clear(testbed: &Testbed) -> anyhow::Result<()> {
-    let status = testbed.status()?;
-    for partition in status["partitions"].as_array().into_iter().flatten() {
-        pair::delete(
-            testbed,
-            partition["spec"]["name"].as_str().unwrap_or_default(),
-        )?;
-    }
-    Ok(())
-}
-
-/// Runs `lithos` with these arguments.
-fn lithos(testbed: &Testbed, arguments: &[&str]) -> anyhow::Result<()> {
-    let outcome = testbed.outcome(testbed.lithos(arguments))?;
-    ensure!(outcome.status.success(), "lithos: {}", outcome.stderr);
-    Ok(())
 }

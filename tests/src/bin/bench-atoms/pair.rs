@@ -9,9 +9,10 @@ use anyhow::Context;
 use lithos_tests::testbed::{Process, Testbed};
 use serde_json::Value;
 
-use super::chain::{Kernel, words};
+use super::chain::Kernel;
 use super::figures::{Name, Values};
 use super::{GpuKind, lithos};
+use lithos_tests::bench::words;
 
 /// How both share the GPU.
 struct System {
@@ -129,7 +130,7 @@ pub(crate) fn beside(testbed: &Testbed, gpu: GpuKind, values: &mut Values) -> an
             }
             let found = together(testbed, system, &lc, &kernel);
             for name in created {
-                delete(testbed, name)?;
+                lithos_tests::bench::delete(testbed, name)?;
             }
             if system.mps {
                 testbed.stop_mps()?;
@@ -239,12 +240,4 @@ fn note(system: &str, us: u32, found: Row, alone: Row, values: &mut Values) {
         ("halves", 190) => values.set(Name::Halves190, p50),
         _ => {}
     }
-}
-
-/// Deletes a partition, once the daemon has noticed that its tenant has gone.
-pub(crate) fn delete(testbed: &Testbed, name: &str) -> anyhow::Result<()> {
-    lithos_tests::testbed::until("deletion of a partition", Duration::from_secs(10), || {
-        let outcome = testbed.outcome(testbed.lithos(&["partition", "delete", name]))?;
-        Ok(outcome.status.success().then_some(()))
-    })
 }

@@ -9,9 +9,10 @@ use lithos_tests::latency::Distribution;
 use lithos_tests::testbed::{Process, Testbed};
 use serde_json::Value;
 
-use super::chain::{KERNEL_US, Kernel, words};
+use super::chain::{KERNEL_US, Kernel};
 use super::figures::{Name, Values};
 use super::{GpuKind, lithos};
+use lithos_tests::bench::words;
 
 /// Atoms that are asked for.
 const ATOMS: f64 = 60.0;

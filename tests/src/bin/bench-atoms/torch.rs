@@ -101,7 +101,7 @@ pub(crate) fn same(testbed: &Testbed, gpu: GpuKind, values: &mut Values) -> anyh
     for side in sides {
         side.finish(PATIENCE)?;
     }
-    super::pair::delete(testbed, "torch")?;
+    lithos_tests::bench::delete(testbed, "torch")?;
     testbed.stop_mps()
 }
 
