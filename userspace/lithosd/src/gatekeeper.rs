@@ -242,12 +242,13 @@ impl Keeper {
     /// Sees who is active, and has gates be as they should.
     fn look(&mut self, now: Nanos) {
         for member in &self.members {
-            let is_active = member.see(now);
-            if member.class() == Class::LatencyCritical
-                && let Some(activity) = self.gpus.get_mut(&member.gpu)
-            {
-                activity.see(now, is_active);
-            }
+            member.see(now);
+        }
+        for (gpu, activity) in &mut self.gpus {
+            let mut critical = (self.members.iter())
+                .filter(|member| member.gpu == *gpu && member.class() == Class::LatencyCritical);
+            let is_active = critical.any(|member| member.idle(now) == Some(Nanos(0)));
+            activity.see(now, is_active);
         }
         let follows = now.0.saturating_sub(self.followed.0) >= FOLLOW.0;
         let inspects = now.0.saturating_sub(self.inspected.0) >= INSPECT.0;

@@ -16,9 +16,11 @@
 //! but for its ration (`ration.rs`); for that only a lender who is served first may hold it, and equals have
 //! to bear with the atoms that run.
 
-use crate::hold::{Activity, Hand, LINGER, Standing};
+use crate::gap::LINGER;
+use crate::hold::{Activity, Hand, Standing};
 use crate::id::Nanos;
 use crate::lend::is_recalled;
+use crate::pace::AHEAD;
 use crate::ration::Ration;
 
 /// What gates are to do.
@@ -83,6 +85,8 @@ pub struct Borrower {
     /// Since when what is lent to it is recalled.
     recalled: Option<Nanos>,
     rations: u64,
+    /// How long to wait when nobody is active any more, of these gaps and this length of atoms.
+    wait: Option<(u64, Nanos, Nanos)>,
 }
 
 impl Borrower {
@@ -101,8 +105,9 @@ impl Borrower {
             place,
             runs,
         } = *of;
+        let wait = self.wait(activity, atom);
         let recalls = standing.borrows
-            && (place.is_some() && is_recalled(lenders.betters, LINGER)
+            && (place.is_some() && is_recalled(lenders.betters, wait)
                 || is_recalled(lenders.equals, atom));
         self.recalled = recalls.then(|| self.recalled.unwrap_or(now));
         let without = if recalls {
@@ -120,7 +125,7 @@ impl Borrower {
                 false => conduct(Gates::Open, Without::Atoms),
             };
         }
-        let is_held = activity.holds(now, standing);
+        let is_held = activity.holds(now, standing, wait);
         let was_due = self.ration.is_due();
         if (self.ration).may_hold(now, is_held, runs, standing.min_share) {
             return conduct(Gates::Held, without);
@@ -131,6 +136,21 @@ impl Borrower {
         match activity.paces(now, standing) {
             true => conduct(Gates::Paced, without),
             false => conduct(Gates::Open, without),
+        }
+    }
+
+    /// Returns how long to wait when nobody is active any more. Who is let pass too early is in the way with as
+    /// many atoms as go on at a time.
+    fn wait(&mut self, activity: &Activity, atom: Nanos) -> Nanos {
+        let version = activity.gaps().version();
+        match self.wait {
+            Some((of, length, wait)) if (of, length) == (version, atom) => wait,
+            _ => {
+                let let_pass = Nanos(atom.0.saturating_mul(u64::from(AHEAD)));
+                let wait = activity.gaps().wait(let_pass).max(LINGER);
+                self.wait = Some((version, atom, wait));
+                wait
+            }
         }
     }
 

@@ -4,7 +4,7 @@
 //! A chain of best effort that is held stays where it is, and a launch that it would have been in the way of
 //! runs at once. To be *active* is to have launched what has not completed. Between the kernels of one
 //! request there are gaps; so best effort goes on only when nothing has been active for a while
-//! ([`LINGER`]), which is what one launch takes.
+//! (`gap.rs`), which is what one launch takes at least.
 //!
 //! ```text
 //!   latency-critical   ___####_###____________##___
@@ -15,11 +15,9 @@
 //! In between it goes on at a pace (`pace.rs`), and so it does when it has been held for too long
 //! (`ration.rs`). What an operator orders by hand comes first.
 
+use crate::gap::Gaps;
 use crate::id::Nanos;
 use crate::partition::Class;
-
-/// For how long a GPU has to be idle until best effort goes on.
-pub const LINGER: Nanos = Nanos(10_000);
 
 /// For how long after somebody latency-critical was active the next time is expected any moment: best effort
 /// goes on at a pace then.
@@ -64,14 +62,26 @@ impl Standing {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Activity {
     last_active: Option<Nanos>,
+    /// Whether nobody was active at the last look.
+    is_idle: bool,
+    gaps: Gaps,
 }
 
 impl Activity {
-    /// Takes note of what was seen.
+    /// Takes note of whether anybody was seen to be active.
     pub fn see(&mut self, now: Nanos, is_active: bool) {
         if is_active {
+            if let Some(gap) = self.idle(now).filter(|_| self.is_idle) {
+                self.gaps.note(gap);
+            }
             self.last_active = Some(now);
         }
+        self.is_idle = !is_active;
+    }
+
+    /// Returns the gaps between the times when somebody was active.
+    pub fn gaps(&self) -> &Gaps {
+        &self.gaps
     }
 
     /// Returns for how long nobody has been active; `None` if nobody ever was.
@@ -80,10 +90,10 @@ impl Activity {
             .map(|last| Nanos(now.0.saturating_sub(last.0)))
     }
 
-    /// Returns whether the chains of a channel are to be held.
-    pub fn holds(&self, now: Nanos, standing: Standing) -> bool {
+    /// Returns whether the chains of a channel are to be held, which is to wait for so long.
+    pub fn holds(&self, now: Nanos, standing: Standing, wait: Nanos) -> bool {
         standing.hand == Hand::Held
-            || standing.is_in_the_way() && self.idle(now).is_some_and(|idle| idle < LINGER)
+            || standing.is_in_the_way() && self.idle(now).is_some_and(|idle| idle < wait)
     }
 
     /// Returns whether the chains of a channel, if they are not to be held, are to go on at a pace.
@@ -95,6 +105,7 @@ impl Activity {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gap::LINGER;
 
     const BE: Class = Class::BestEffort;
 
@@ -112,14 +123,26 @@ mod tests {
     #[test]
     fn best_effort_is_held_while_somebody_is_active_and_a_while_longer() {
         let mut activity = Activity::default();
-        assert!(!activity.holds(Nanos(0), standing(BE, Hand::Released)));
+        assert!(!activity.holds(Nanos(0), standing(BE, Hand::Released), LINGER));
         activity.see(Nanos(5), false);
-        assert!(!activity.holds(Nanos(5), standing(BE, Hand::Released)));
+        assert!(!activity.holds(Nanos(5), standing(BE, Hand::Released), LINGER));
         activity.see(Nanos(10), true);
-        assert!(activity.holds(Nanos(10), standing(BE, Hand::Released)));
+        assert!(activity.holds(Nanos(10), standing(BE, Hand::Released), LINGER));
         activity.see(Nanos(20), false);
-        assert!(activity.holds(Nanos(9 + LINGER.0), standing(BE, Hand::Released)));
-        assert!(!activity.holds(Nanos(10 + LINGER.0), standing(BE, Hand::Released)));
+        assert!(activity.holds(Nanos(9 + LINGER.0), standing(BE, Hand::Released), LINGER));
+        assert!(!activity.holds(Nanos(10 + LINGER.0), standing(BE, Hand::Released), LINGER));
+    }
+
+    #[test]
+    fn a_gap_is_what_lies_between_looks_that_saw_somebody_with_one_that_saw_nobody() {
+        let mut activity = Activity::default();
+        let mut looks = |is_active: bool, count: u64, from: u64| {
+            (0..count).for_each(|n| activity.see(Nanos(from + 5_000 * n), is_active));
+            activity.gaps().version()
+        };
+        assert_eq!(looks(true, 20, 0), 0, "it was active all the time");
+        assert_eq!(looks(false, 20, 100_000), 0);
+        assert_eq!(looks(true, 20, 200_000), 1);
     }
 
     #[test]
@@ -137,17 +160,21 @@ mod tests {
     fn nobody_latency_critical_is_held_for_another() {
         let mut activity = Activity::default();
         activity.see(Nanos(10), true);
-        assert!(!activity.holds(Nanos(10), standing(Class::LatencyCritical, Hand::Released)));
+        assert!(!activity.holds(
+            Nanos(10),
+            standing(Class::LatencyCritical, Hand::Released),
+            LINGER
+        ));
     }
 
     #[test]
     fn what_is_ordered_by_hand_comes_first() {
         let mut activity = Activity::default();
         for class in [BE, Class::LatencyCritical] {
-            assert!(activity.holds(Nanos(0), standing(class, Hand::Held)));
+            assert!(activity.holds(Nanos(0), standing(class, Hand::Held), LINGER));
         }
         activity.see(Nanos(10), true);
-        assert!(activity.holds(Nanos(10), standing(BE, Hand::Squeezed)));
-        assert!(!activity.holds(Nanos(1_000_000), standing(BE, Hand::Squeezed)));
+        assert!(activity.holds(Nanos(10), standing(BE, Hand::Squeezed), LINGER));
+        assert!(!activity.holds(Nanos(1_000_000), standing(BE, Hand::Squeezed), LINGER));
     }
 }

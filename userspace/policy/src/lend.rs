@@ -18,7 +18,8 @@
 //! what it would to know (the ski-rental rule; Karlin, Manasse, McGeoch and Owicki, "Competitive Randomized
 //! Algorithms for Nonuniform Problems", 1994). Gaps between the kernels of one request are shorter.
 
-use crate::hold::{LINGER, Standing};
+use crate::gap::LINGER;
+use crate::hold::Standing;
 use crate::id::Nanos;
 use crate::partition::Class;
 

@@ -15,8 +15,8 @@
 //!    when the last launch submitted with it has completed, and no channel ever has an empty mask.
 //!
 //! And moment by moment, without events, *how a channel has to conduct itself* while others are active
-//! ([`Borrower::conduct`]): `lend` (when what is lent is recalled), `hold` and `pace` (when its chains wait, and
-//! how they go on), `ration` (so that nobody starves).
+//! ([`Borrower::conduct`]): `lend` (when what is lent is recalled), `hold`, `gap` and `pace` (when its chains
+//! wait, for how long, and how they go on), `ration` (so that nobody starves).
 //!
 //! All quantities are whole TPCs; times are nanoseconds on a clock of the caller's choice that
 //! does not go back.
@@ -27,6 +27,7 @@
 mod borrower;
 mod command;
 mod event;
+mod gap;
 mod gpu;
 mod handover;
 mod hold;
@@ -46,7 +47,8 @@ mod view;
 pub use borrower::{Borrower, Conduct, Gates, Lenders, Situation, Without};
 pub use command::{Command, Grant, Request};
 pub use event::{Event, Left};
-pub use hold::{Activity, Hand, LINGER, RECENT, Standing};
+pub use gap::{Gaps, LINGER};
+pub use hold::{Activity, Hand, RECENT, Standing};
 pub use id::{ChannelId, GpuId, Nanos, Revision, TenantId};
 pub use pace::{AHEAD, Pace};
 pub use partition::{Class, NameError, Oversize, PartitionName, PartitionSpec};

@@ -35,8 +35,8 @@ pub(crate) fn beside(testbed: &Testbed, gpu: GpuKind, values: &mut Values) -> an
                 "lc --kernels 5 --blocks 32 --pause-us 2000 --iterations {}",
                 iterations(testbed, "10")?
             );
-            // A block for each place on the SMs.
-            let kernel = format!("--blocks 1056 --iterations {}", iterations(testbed, "20")?);
+            // A block for each SM: more of them would share it, and each take longer.
+            let kernel = format!("--blocks 132 --iterations {}", iterations(testbed, "20")?);
             (request, kernel)
         }
         GpuKind::Simulated => (

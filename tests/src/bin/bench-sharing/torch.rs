@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// The part of the time that requests alone keep the server busy.
 const LOAD: f64 = 0.5;
 /// Requests of a run.
-const REQUESTS: &str = "1500";
+const REQUESTS: &str = "800";
 
 pub(crate) fn beside(testbed: &Testbed, gpu: GpuKind, values: &mut Values) -> anyhow::Result<()> {
     anyhow::ensure!(gpu == GpuKind::Real, "PyTorch needs a real GPU");
