@@ -14,11 +14,11 @@
 //! The GPU does not notice, for there are always two launches under way at least, and it never has more
 //! than the bound to finish before somebody else has all of it.
 //!
-//! How long launches take is learned from their stamps: one that was queued behind another one of its stream
+//! How long launches take is learned from their stamps: one that was queued right behind another one of its stream
 //! took what lies between their completions.
 //!
 //! Waiting could hang a program whose kernels wait for each other. So if nothing moves for long, one launch
-//! goes on.
+//! goes on; but not while a chain of the channel is held, for then what is queued behind that cannot move.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -34,6 +34,8 @@ const MOST: usize = 256;
 const UNKNOWN_NS: u64 = 20_000;
 /// How much longer than predicted all that is under way may take without anything moving.
 const PATIENCE_NS: u64 = 10_000_000;
+/// What is predicted counts for no more than that: a wrong prediction must not make it wait for long.
+const PREDICTED_MOST_NS: u64 = 50_000_000;
 /// For how long to look without a break, and how often after that: a sleep takes a twentieth of a
 /// millisecond at least.
 pub(crate) const SPIN_NS: u64 = 300_000;
@@ -83,8 +85,22 @@ struct Queue {
 #[derive(Clone, Copy, Debug)]
 struct Queued {
     short: Short,
-    /// When the one before it in its stream had completed, if that was there when it came.
+    /// When the launch right before it had completed, if that was there when it came, in the same stream.
     behind: Option<u64>,
+    /// Nothing is learned from it: it may have waited for a launch that was made to wait.
+    is_odd: bool,
+}
+
+/// When a launch call looks, and what it is about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Look {
+    pub(crate) now_ns: u64,
+    /// When it began to wait.
+    pub(crate) since_ns: u64,
+    pub(crate) is_held: bool,
+    /// How long its launch will take; 0 if that is not known.
+    pub(crate) predicted_ns: u64,
+    pub(crate) bound_ns: u64,
 }
 
 impl Short {
@@ -108,23 +124,23 @@ impl Backlog {
             queue.launches.push_back(Queued {
                 short,
                 behind: None,
+                is_odd: false,
             });
         }
     }
 
-    /// Drops what has completed, and says what a launch that is predicted to take so long is to do. `learn` is told
-    /// of launches how long they took.
+    /// Drops what has completed, and says what a launch is to do. `has_chains` says whether chains of the channel
+    /// may still run; `learn` is told of launches how long they took.
     pub(crate) fn look(
         &self,
-        now_ns: u64,
-        is_held: bool,
-        (predicted_ns, bound_ns): (u64, u64),
+        look: &Look,
+        has_chains: impl FnOnce() -> bool,
         state: impl Fn(u64) -> State,
         learn: impl FnMut(&Short, u64),
     ) -> Verdict {
         let mut queue = self.lock();
-        queue.sweep(now_ns, state, learn);
-        queue.judge(now_ns, is_held, (predicted_ns, bound_ns))
+        queue.sweep(look.now_ns, state, learn);
+        queue.judge(look, has_chains)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
@@ -140,7 +156,12 @@ impl Queue {
         mut learn: impl FnMut(&Short, u64),
     ) {
         let mut index = 0;
-        while let Some(&Queued { short, behind }) = self.launches.get(index) {
+        while let Some(&Queued {
+            short,
+            behind,
+            is_odd,
+        }) = self.launches.get(index)
+        {
             let State::Completed(at_ns) = state(short.sequence) else {
                 index += 1;
                 continue;
@@ -148,24 +169,48 @@ impl Queue {
             self.launches.remove(index);
             self.predicted_ns -= short.taken_ns();
             self.moved_ns = now_ns;
-            if let (Some(before), Some(at_ns)) = (behind, at_ns)
+            if let (Some(before), Some(at_ns), false) = (behind, at_ns, is_odd)
                 && let Some(took_ns) = at_ns.checked_sub(before)
             {
                 learn(&short, took_ns);
             }
+            // What lies between two sequences would be taken for the second one's.
             let mut later = self.launches.range_mut(index..);
-            if let Some(next) = later.find(|next| next.short.stream == short.stream) {
+            if let Some(next) = later.find(|next| next.short.stream == short.stream)
+                && next.short.sequence == short.sequence + 1
+            {
                 next.behind = at_ns;
             }
+            index -= self.drop_before(index, short.stream);
         }
     }
 
-    fn judge(
-        &mut self,
-        now_ns: u64,
-        is_held: bool,
-        (predicted_ns, bound_ns): (u64, u64),
-    ) -> Verdict {
+    /// Drops what came before in a stream of which a launch has completed, and returns how many: launches of which
+    /// the driver made nothing are never stamped.
+    fn drop_before(&mut self, index: usize, stream: u64) -> usize {
+        if stream == 0 {
+            return 0;
+        }
+        let mut dropped = 0;
+        for place in (0..index).rev() {
+            let queued = self.launches[place].short;
+            if queued.stream == stream {
+                self.launches.remove(place);
+                self.predicted_ns -= queued.taken_ns();
+                dropped += 1;
+            }
+        }
+        dropped
+    }
+
+    fn judge(&mut self, look: &Look, has_chains: impl FnOnce() -> bool) -> Verdict {
+        let Look {
+            now_ns,
+            since_ns,
+            is_held,
+            predicted_ns,
+            bound_ns,
+        } = *look;
         let own_ns = if predicted_ns == 0 {
             UNKNOWN_NS
         } else {
@@ -177,13 +222,19 @@ impl Queue {
         if !is_held && !is_full {
             return Verdict::Go;
         }
-        let still_ns = now_ns.saturating_sub(self.moved_ns);
+        let still_ns = now_ns.saturating_sub(self.moved_ns.max(since_ns));
         // Of what has not been launched nobody can wait for anything.
-        if count > 0 && still_ns > self.predicted_ns.saturating_add(PATIENCE_NS) {
-            self.moved_ns = now_ns;
-            return Verdict::GoAnyway;
+        if count == 0 || still_ns <= self.predicted_ns.min(PREDICTED_MOST_NS) + PATIENCE_NS {
+            return Verdict::Wait;
         }
-        Verdict::Wait
+        self.moved_ns = now_ns;
+        if is_held && has_chains() {
+            return Verdict::Wait;
+        }
+        for queued in &mut self.launches {
+            queued.is_odd = true;
+        }
+        Verdict::GoAnyway
     }
 }
 
@@ -204,6 +255,7 @@ mod tests {
         ends_ns: BTreeMap<u64, u64>,
         now_ns: Cell<u64>,
         learned: Vec<u64>,
+        has_chains: bool,
     }
 
     fn short(sequence: u64, stream: u64, predicted_ns: u64) -> Short {
@@ -224,8 +276,15 @@ mod tests {
                 _ => State::UnderWay,
             };
             let learned = &mut self.learned;
-            let sizes = (predicted_ns, BOUND_NS);
-            (self.backlog).look(now_ns, is_held, sizes, state, |_, took| learned.push(took))
+            let look = Look {
+                now_ns,
+                since_ns: 0,
+                is_held,
+                predicted_ns,
+                bound_ns: BOUND_NS,
+            };
+            let has_chains = || self.has_chains;
+            (self.backlog).look(&look, has_chains, state, |_, took| learned.push(took))
         }
 
         fn launch(&mut self, sequence: u64, stream: u64, predicted_ns: u64, end_ns: u64) {
@@ -305,10 +364,65 @@ mod tests {
         for n in 1..=5 {
             scene.launch(n, 1, 20_000, u64::MAX);
         }
+        let look = Look {
+            now_ns: 0,
+            since_ns: 0,
+            is_held: false,
+            predicted_ns: 20_000,
+            bound_ns: BOUND_NS,
+        };
         let gone = |_| State::Completed(None);
-        let verdict = (scene.backlog).look(0, false, (20_000, BOUND_NS), gone, |_, _| {
-            panic!("nothing is known")
-        });
+        let verdict =
+            (scene.backlog).look(&look, || false, gone, |_, _| panic!("nothing is known"));
         assert_eq!(verdict, Verdict::Go);
+    }
+
+    #[test]
+    fn what_ran_between_two_launches_is_not_taken_for_the_second() {
+        let mut scene = Scene::default();
+        scene.launch(1, 1, 20_000, 20_000);
+        // The second launch of the stream is a chain.
+        scene.launch(3, 1, 20_000, 3_000_000);
+        scene.now_ns.set(4_000_000);
+        assert_eq!(scene.look(false, 20_000), Verdict::Go);
+        assert!(scene.learned.is_empty(), "{:?}", scene.learned);
+    }
+
+    #[test]
+    fn what_was_queued_when_one_went_on_anyway_says_nothing() {
+        let mut scene = Scene::default();
+        for n in 1..=5 {
+            scene.launch(n, 1, 20_000, PATIENCE_NS * 2 + n);
+        }
+        scene.now_ns.set(PATIENCE_NS + 100_001);
+        assert_eq!(scene.look(false, 20_000), Verdict::GoAnyway);
+        scene.now_ns.set(PATIENCE_NS * 3);
+        assert_eq!(scene.look(false, 20_000), Verdict::Go);
+        assert!(scene.learned.is_empty(), "{:?}", scene.learned);
+    }
+
+    #[test]
+    fn behind_a_chain_that_is_held_nothing_is_expected_to_move() {
+        let mut scene = Scene {
+            has_chains: true,
+            ..Scene::default()
+        };
+        scene.launch(1, 1, 20_000, u64::MAX);
+        for _ in 0..100 {
+            scene.now_ns.set(scene.now_ns.get() + 2 * PATIENCE_NS);
+            assert_eq!(scene.look(true, 20_000), Verdict::Wait);
+        }
+    }
+
+    #[test]
+    fn a_launch_that_is_never_stamped_goes_with_the_next_of_its_stream() {
+        let mut scene = Scene::default();
+        for n in 1..=4 {
+            scene.launch(n, 1, 60_000, u64::MAX);
+        }
+        scene.launch(5, 1, 60_000, 10);
+        assert_eq!(scene.look(false, 60_000), Verdict::Wait);
+        scene.now_ns.set(10);
+        assert_eq!(scene.look(false, 60_000), Verdict::Go);
     }
 }

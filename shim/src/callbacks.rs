@@ -288,15 +288,16 @@ fn enter_launch(
         let driver = &shim.driver;
         driver.blocks_per_sm(launch.function, threads, launch.shared_bytes)
     };
-    let foreseen = managed
-        .as_ref()
-        .filter(|managed| managed.splits())
-        .and_then(|managed| split::foresee(managed, launch, local, resident));
-    if let (Some(managed), Some(foreseen)) = (&managed, &foreseen)
+    let foresee = |managed: &Managed| split::foresee(managed, launch, local, resident);
+    let splits = managed.as_deref().filter(|managed| managed.splits());
+    let mut foreseen = splits.and_then(foresee);
+    if let (Some(managed), Some(known)) = (splits, &foreseen)
         && managed.bound_ns() != 0
-        && !foreseen.is_split()
+        && !known.is_split()
+        && wait::until_allowed(managed, Some(known), local)
     {
-        wait::until_allowed(managed, Some(foreseen), local);
+        // Its grant, and what is known, may be others by now.
+        foreseen = foresee(managed);
     }
     local.set_ticket(managed.map(|managed| Ticket::begin(context, managed)));
     let Some((managed, sequence)) = local.ticket() else {

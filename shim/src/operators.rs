@@ -179,6 +179,19 @@ impl Operators {
         work.store(mixed.max(1), Relaxed);
     }
 
+    /// The same of one that was not split, by when it and the one before it completed. Other things may have
+    /// come in between: so it is believed at once if it took less than was known, and else with caution.
+    pub(crate) fn learn_short(&self, operator: Operator, took_ns: u64, tpcs: u32) {
+        let seen = took_ns.saturating_mul(u64::from(tpcs)).max(1);
+        let work = &self.entry(operator).work;
+        let known = work.load(Relaxed);
+        if known == 0 || seen < known {
+            work.store(seen, Relaxed);
+        } else {
+            work.store(known - known / 4 + seen.min(2 * known) / 4, Relaxed);
+        }
+    }
+
     /// Returns why the operator is not split.
     pub(crate) fn why_whole(&self, operator: Operator) -> Option<lithos_counter> {
         match self.entry(operator).marks.load(Relaxed) & !CLUSTERS {
@@ -321,6 +334,18 @@ mod tests {
         operators.learn(operator, 450_000, 2, 1);
         let (_, whole_ns) = operators.atoms(operator, 100, (1, 2), 1);
         assert_eq!(whole_ns, 300_000);
+    }
+
+    #[test]
+    fn what_came_in_between_is_believed_with_caution() {
+        let operators = Operators::new();
+        let operator = operators.find(&launch(5));
+        let predicted = || operators.predicted_ns(operator, 1);
+        operators.learn_short(operator, 100_000, 1);
+        operators.learn_short(operator, 20_000, 1);
+        assert_eq!(predicted(), 20_000);
+        operators.learn_short(operator, 1_000_000, 1);
+        assert_eq!(predicted(), 25_000);
     }
 
     #[test]

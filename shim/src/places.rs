@@ -175,6 +175,28 @@ impl Places {
             .for_each(|number| chains.tail(number).prefetch_state());
     }
 
+    /// Returns whether there is room for the chain of this number, as far as can be told before it is taken: for one
+    /// of few atoms at least.
+    pub(crate) fn has_room(
+        &self,
+        number: u64,
+        has_clusters: bool,
+        chains: &Chains<'_>,
+        operators: &Operators,
+    ) -> bool {
+        let tail = self.tail_of(number);
+        let words = match has_clusters {
+            true => &self.words[self.plain_words..],
+            false => &self.words[..self.plain_words],
+        };
+        let has_links = || words.iter().any(|word| word.load(Relaxed) == 0);
+        self.look(tail, chains, operators);
+        if !has_links() {
+            self.look_at_oldest(number, u64::MAX, chains, operators);
+        }
+        self.tails[tail as usize].load(Relaxed) == 0 && has_links()
+    }
+
     /// Has the gates built, of links that were taken, that nobody has built before.
     pub(crate) fn build(&self, held: Held, build: impl Fn(u32)) {
         for (index, bits) in held.runs() {
@@ -264,7 +286,10 @@ impl Places {
         if at.shut().load(Relaxed) == 0
             && let Some(after_first_ns) = at.after_first_ns(published)
         {
-            operators.learn(held.operator, after_first_ns, held.atoms, held.tpcs);
+            // There may have been fewer rows than atoms to be.
+            let cut = at.gates().load(Relaxed).saturating_add(1);
+            let atoms = u16::try_from(cut).unwrap_or(held.atoms).min(held.atoms);
+            operators.learn(held.operator, after_first_ns, atoms, held.tpcs);
         }
         self.free(held);
         owner.store(0, Release);

@@ -86,19 +86,33 @@ pub(crate) fn foresee(
     places.learn(operator, &chains, operators);
     let blocks = launch.blocks();
     let tpcs = (TpcMask::from_bits(grant.tpcs) & managed.gpu.present).count();
+    // It is no faster on more than it has blocks for.
+    let tpc_sms = managed.channel().terms().tpc_sms;
+    let wanted = blocks.div_ceil(u64::from(tpc_sms.max(1)));
     let now_tpcs = (TpcMask::from_bits(grant.now()) & managed.gpu.present).count();
-    let width = (tpcs, managed.channel().terms().tpc_sms);
+    let now_tpcs = now_tpcs.min(u32::try_from(wanted).unwrap_or(u32::MAX));
+    let width = (tpcs, tpc_sms);
     let (atoms, predicted_ns) = operators.atoms(operator, blocks, width, grant.atom_ns);
     let why_whole = match launch.is_cooperative {
         true => Some(LITHOS_COUNT_WHOLE_COOPERATIVE),
         false => operators.why_whole(operator).filter(|_| atoms >= 2),
     };
     let ending = (!managed.may_stamp()).then_some(LITHOS_COUNT_WHOLE_ENDING);
+    // What finds no room runs whole, and is bounded like what is never split.
+    let full = grant.outstanding_ns != 0
+        && atoms >= 2
+        && !places.has_room(
+            ring.reader().chains() + 1,
+            operators.has_clusters(operator),
+            &chains,
+            operators,
+        );
+    let full = full.then_some(LITHOS_COUNT_WHOLE_FULL);
     Some(Foreseen {
         operator,
         tpcs,
         atoms,
-        why_whole: why_whole.or(ending.filter(|_| atoms >= 2)),
+        why_whole: why_whole.or(ending.filter(|_| atoms >= 2)).or(full),
         predicted_ns,
         short: (now_tpcs, operators.predicted_ns(operator, now_tpcs)),
     })
@@ -256,7 +270,9 @@ pub(crate) fn prepare(
     let is_split = split_into(managed, target, &cut, &chains, tpcs, local);
     if is_split {
         record.flags |= LITHOS_RECORD_SPLIT;
-        local.note_atoms(cut.held.atoms);
+        let tail = chains.tail(cut.number.0);
+        let gates = u16::try_from(tail.gates().load(Relaxed)).unwrap_or(0);
+        local.note_atoms(gates + 1);
     } else {
         cut.give_back(managed);
     }

@@ -9,20 +9,21 @@ use std::hint;
 use lithos_abi::bindings::{LITHOS_COUNT_IMPATIENT, LITHOS_COUNT_WAITED};
 use lithos_abi::ring::Progress;
 
-use crate::backlog::{LOOK, SPIN_NS, State, Verdict};
+use crate::backlog::{LOOK, Look, SPIN_NS, State, Verdict};
 use crate::channel::Managed;
 use crate::local::Local;
 use crate::split::Foreseen;
 
-/// Waits until a launch that is not split may begin; one of a graph is held, and not bounded.
+/// Waits until a launch that is not split may begin; one of a graph is held, and not bounded. Returns whether
+/// it had to wait.
 #[cold]
 #[inline(never)]
-pub(crate) fn until_allowed(managed: &Managed, launch: Option<&Foreseen>, local: &Local) {
+pub(crate) fn until_allowed(managed: &Managed, launch: Option<&Foreseen>, local: &Local) -> bool {
     let begin_ns = local.clock.now_ns();
     let mut waits = false;
     loop {
         let now_ns = local.clock.now_ns();
-        let verdict = look(managed, launch, now_ns);
+        let verdict = look(managed, launch, begin_ns, now_ns);
         if verdict != Verdict::Wait {
             if verdict == Verdict::GoAnyway {
                 managed.ring().count(LITHOS_COUNT_IMPATIENT);
@@ -32,20 +33,43 @@ pub(crate) fn until_allowed(managed: &Managed, launch: Option<&Foreseen>, local:
         if !waits {
             managed.ring().note_waiting(true);
             waits = true;
+            // Whoever asks and then finds nobody waiting is woken here.
+            if managed.asks_to_ring() {
+                managed.ring_bell();
+            }
         }
         if now_ns.saturating_sub(begin_ns) < SPIN_NS {
             (0..16).for_each(|_| hint::spin_loop());
         } else {
-            std::thread::sleep(LOOK);
+            sleep();
         }
     }
     if waits {
         managed.ring().note_waiting(false);
         managed.ring().count(LITHOS_COUNT_WAITED);
     }
+    waits
 }
 
-fn look(managed: &Managed, launch: Option<&Foreseen>, now_ns: u64) -> Verdict {
+/// Not by the C library: its sleep is a point where the thread can be cancelled, and unwound through us.
+fn sleep() {
+    let time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: LOOK.subsec_nanos().into(),
+    };
+    // SAFETY: the time is there while the call lasts, and nobody asks how much of it was left.
+    unsafe {
+        libc::syscall(
+            libc::SYS_clock_nanosleep,
+            libc::CLOCK_MONOTONIC,
+            0,
+            &raw const time,
+            std::ptr::null_mut::<libc::timespec>(),
+        );
+    }
+}
+
+fn look(managed: &Managed, launch: Option<&Foreseen>, since_ns: u64, now_ns: u64) -> Verdict {
     let (Some(stamps), Some(chains)) = (managed.stamps(), managed.chains()) else {
         return Verdict::Go;
     };
@@ -57,12 +81,19 @@ fn look(managed: &Managed, launch: Option<&Foreseen>, now_ns: u64) -> Verdict {
         }
     };
     let operators = &managed.splitting(&chains).operators;
-    let sizes = match launch {
+    let (predicted_ns, bound_ns) = match launch {
         Some(launch) => (launch.short(0, 0).predicted_ns, managed.bound_ns()),
         None => (0, u64::MAX),
     };
-    let is_held = managed.is_held(now_ns);
-    (managed.backlog()).look(now_ns, is_held, sizes, state, |short, took_ns| {
-        operators.learn_whole(short.operator, took_ns, short.tpcs);
+    let look = Look {
+        now_ns,
+        since_ns,
+        is_held: managed.is_held(now_ns),
+        predicted_ns,
+        bound_ns,
+    };
+    let has_chains = || chains.any_running();
+    (managed.backlog()).look(&look, has_chains, state, |short, took_ns| {
+        operators.learn_short(short.operator, took_ns, short.tpcs);
     })
 }

@@ -225,6 +225,11 @@ impl<'a> Chains<'a> {
         }
     }
 
+    /// Returns whether there are chains that may still run.
+    pub fn any_running(&self) -> bool {
+        (0..u64::from(self.counts.tails)).any(|number| self.tail(number).running().is_some())
+    }
+
     /// Returns whether the chain of a launch is known to have begun: an atom has completed, or it waits before
     /// a gate.
     pub fn has_begun(&self, tail: &Tail<'_>, published: u64) -> bool {

@@ -360,7 +360,8 @@ impl Keeper {
         }
         // What was launched before they were asked is in their rings.
         let has_come = askers.iter().any(|member| {
-            let is_new = wakefulness == Wakefulness::Asleep && member.has_new_chains();
+            let is_new = wakefulness == Wakefulness::Asleep
+                && (member.has_new_chains() || member.live.ring().is_waiting());
             is_new || member.see(clock::now())
         });
         if !has_come {
