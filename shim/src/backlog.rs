@@ -11,8 +11,8 @@
 //!   GPU              1111222233334444555566667777
 //! ```
 //!
-//! The GPU does not notice, for there are always two launches under way at least, and it never has more
-//! than the bound to finish before somebody else has all of it.
+//! The GPU does not notice, for the next launch comes before the last one ends, and it never has more
+//! than the bound to finish before somebody else has all of it, or than one launch where that alone is longer.
 //!
 //! How long launches take is learned from their stamps: one that was queued right behind another one of its stream
 //! took what lies between their completions.
@@ -26,8 +26,9 @@ use std::time::Duration;
 
 use crate::operators::Operator;
 
-/// Launches that may be under way whatever is predicted: one runs, and one is next.
-const LEAST: usize = 2;
+/// A launch may begin, whatever is predicted of it, when all others end so soon: so long it takes until the GPU
+/// has it.
+const NEXT_NS: u64 = 40_000;
 /// The most that are known of; beyond that a launch waits.
 const MOST: usize = 256;
 /// What is taken for the length of a launch that nothing is known of.
@@ -36,10 +37,11 @@ const UNKNOWN_NS: u64 = 20_000;
 const PATIENCE_NS: u64 = 10_000_000;
 /// What is predicted counts for no more than that: a wrong prediction must not make it wait for long.
 const PREDICTED_MOST_NS: u64 = 50_000_000;
-/// For how long to look without a break, and how often after that: a sleep takes a twentieth of a
-/// millisecond at least.
+/// For how long to look without a break, and how often after that, or if it is known to take longer than a sleep:
+/// that takes a twentieth of a millisecond more than it should.
 pub(crate) const SPIN_NS: u64 = 300_000;
 pub(crate) const LOOK: Duration = Duration::from_micros(50);
+pub(crate) const SLEEP_NS: u64 = 150_000;
 
 /// What is under way.
 #[derive(Debug, Default)]
@@ -69,7 +71,8 @@ pub(crate) enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Go,
-    Wait,
+    /// For so long at least, unless what is under way takes less than predicted.
+    Wait(u64),
     /// It should wait, but nothing moves.
     GoAnyway,
 }
@@ -217,19 +220,22 @@ impl Queue {
             predicted_ns
         };
         let count = self.launches.len();
-        let is_full =
-            count >= MOST || count >= LEAST && self.predicted_ns.saturating_add(own_ns) > bound_ns;
-        if !is_held && !is_full {
+        // One of them has begun when the one before had ended.
+        let first_ns = (self.launches.front()).map_or(0, |queued| queued.short.taken_ns());
+        let done_ns = now_ns.saturating_sub(self.moved_ns).min(first_ns);
+        let left_ns = self.predicted_ns - done_ns;
+        let enough_ns = bound_ns.saturating_sub(own_ns).max(NEXT_NS);
+        if !is_held && count < MOST && left_ns <= enough_ns {
             return Verdict::Go;
         }
         let still_ns = now_ns.saturating_sub(self.moved_ns.max(since_ns));
         // Of what has not been launched nobody can wait for anything.
         if count == 0 || still_ns <= self.predicted_ns.min(PREDICTED_MOST_NS) + PATIENCE_NS {
-            return Verdict::Wait;
+            return Verdict::Wait(left_ns.saturating_sub(enough_ns));
         }
         self.moved_ns = now_ns;
         if is_held && has_chains() {
-            return Verdict::Wait;
+            return Verdict::Wait(0);
         }
         for queued in &mut self.launches {
             queued.is_odd = true;
@@ -287,6 +293,10 @@ mod tests {
             (self.backlog).look(&look, has_chains, state, |_, took| learned.push(took))
         }
 
+        fn waits(&mut self, is_held: bool, predicted_ns: u64) -> bool {
+            matches!(self.look(is_held, predicted_ns), Verdict::Wait(_))
+        }
+
         fn launch(&mut self, sequence: u64, stream: u64, predicted_ns: u64, end_ns: u64) {
             self.ends_ns.insert(sequence, end_ns);
             self.backlog
@@ -295,12 +305,12 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_under_way_than_the_bound_but_two() {
+    fn no_more_is_under_way_than_the_bound_but_one() {
         for (each_ns, most) in [
             (10_000, 10),
             (20_000, 5),
-            (60_000, 2),
-            (1_000_000, 2),
+            (60_000, 1),
+            (1_000_000, 1),
             (0, 5),
         ] {
             let mut scene = Scene::default();
@@ -314,12 +324,25 @@ mod tests {
     }
 
     #[test]
+    fn the_next_long_one_comes_shortly_before_the_last_one_ends() {
+        let mut scene = Scene::default();
+        scene.launch(1, 1, 800_000, u64::MAX);
+        for now_ns in [0, 100_000, 700_000] {
+            scene.now_ns.set(now_ns);
+            let wait = Verdict::Wait(800_000 - NEXT_NS - now_ns);
+            assert_eq!(scene.look(false, 800_000), wait);
+        }
+        scene.now_ns.set(800_000 - NEXT_NS);
+        assert_eq!(scene.look(false, 800_000), Verdict::Go);
+    }
+
+    #[test]
     fn what_completes_makes_room_and_what_was_queued_says_how_long_it_took() {
         let mut scene = Scene::default();
         for n in 1..=5 {
             scene.launch(n, 1, 20_000, 30_000 * n);
         }
-        assert_eq!(scene.look(false, 20_000), Verdict::Wait);
+        assert!(scene.waits(false, 20_000));
         scene.now_ns.set(65_000);
         assert_eq!(scene.look(false, 20_000), Verdict::Go);
         assert_eq!(scene.learned, [30_000], "nobody knows when the first began");
@@ -338,7 +361,7 @@ mod tests {
         scene.launch(1, 1, 20_000, 20_000);
         for at_ns in [1, 30_000, PATIENCE_NS * 1000] {
             scene.now_ns.set(at_ns);
-            assert_eq!(scene.look(true, 20_000), Verdict::Wait);
+            assert!(scene.waits(true, 20_000));
         }
         assert_eq!(scene.look(false, 20_000), Verdict::Go);
     }
@@ -347,14 +370,14 @@ mod tests {
     fn if_nothing_moves_one_goes_on_at_a_time() {
         for is_held in [false, true] {
             let mut scene = Scene::default();
-            for n in 1..=5 {
+            for n in 1..=6 {
                 scene.launch(n, 1, 20_000, u64::MAX);
             }
-            scene.now_ns.set(PATIENCE_NS + 100_000);
-            assert_eq!(scene.look(is_held, 20_000), Verdict::Wait);
-            scene.now_ns.set(PATIENCE_NS + 100_001);
+            scene.now_ns.set(PATIENCE_NS + 120_000);
+            assert!(scene.waits(is_held, 20_000));
+            scene.now_ns.set(PATIENCE_NS + 120_001);
             assert_eq!(scene.look(is_held, 20_000), Verdict::GoAnyway);
-            assert_eq!(scene.look(is_held, 20_000), Verdict::Wait);
+            assert!(scene.waits(is_held, 20_000));
         }
     }
 
@@ -391,10 +414,10 @@ mod tests {
     #[test]
     fn what_was_queued_when_one_went_on_anyway_says_nothing() {
         let mut scene = Scene::default();
-        for n in 1..=5 {
+        for n in 1..=6 {
             scene.launch(n, 1, 20_000, PATIENCE_NS * 2 + n);
         }
-        scene.now_ns.set(PATIENCE_NS + 100_001);
+        scene.now_ns.set(PATIENCE_NS + 120_001);
         assert_eq!(scene.look(false, 20_000), Verdict::GoAnyway);
         scene.now_ns.set(PATIENCE_NS * 3);
         assert_eq!(scene.look(false, 20_000), Verdict::Go);
@@ -410,7 +433,7 @@ mod tests {
         scene.launch(1, 1, 20_000, u64::MAX);
         for _ in 0..100 {
             scene.now_ns.set(scene.now_ns.get() + 2 * PATIENCE_NS);
-            assert_eq!(scene.look(true, 20_000), Verdict::Wait);
+            assert!(scene.waits(true, 20_000));
         }
     }
 
@@ -421,7 +444,7 @@ mod tests {
             scene.launch(n, 1, 60_000, u64::MAX);
         }
         scene.launch(5, 1, 60_000, 10);
-        assert_eq!(scene.look(false, 60_000), Verdict::Wait);
+        assert!(scene.waits(false, 60_000));
         scene.now_ns.set(10);
         assert_eq!(scene.look(false, 60_000), Verdict::Go);
     }

@@ -9,7 +9,7 @@ use std::hint;
 use lithos_abi::bindings::{LITHOS_COUNT_IMPATIENT, LITHOS_COUNT_WAITED};
 use lithos_abi::ring::Progress;
 
-use crate::backlog::{LOOK, Look, SPIN_NS, State, Verdict};
+use crate::backlog::{LOOK, Look, SLEEP_NS, SPIN_NS, State, Verdict};
 use crate::channel::Managed;
 use crate::local::Local;
 use crate::split::Foreseen;
@@ -24,12 +24,14 @@ pub(crate) fn until_allowed(managed: &Managed, launch: Option<&Foreseen>, local:
     loop {
         let now_ns = local.clock.now_ns();
         let verdict = look(managed, launch, begin_ns, now_ns);
-        if verdict != Verdict::Wait {
-            if verdict == Verdict::GoAnyway {
+        let left_ns = match verdict {
+            Verdict::Wait(left_ns) => left_ns,
+            Verdict::Go => break,
+            Verdict::GoAnyway => {
                 managed.ring().count(LITHOS_COUNT_IMPATIENT);
+                break;
             }
-            break;
-        }
+        };
         if !waits {
             managed.ring().note_waiting(true);
             waits = true;
@@ -38,7 +40,7 @@ pub(crate) fn until_allowed(managed: &Managed, launch: Option<&Foreseen>, local:
                 managed.ring_bell();
             }
         }
-        if now_ns.saturating_sub(begin_ns) < SPIN_NS {
+        if left_ns < SLEEP_NS && now_ns.saturating_sub(begin_ns) < SPIN_NS {
             (0..16).for_each(|_| hint::spin_loop());
         } else {
             sleep();

@@ -48,7 +48,7 @@ def serve(arguments):
         request()
     say(running=True)
     gaps = random.Random(7)
-    latencies = []
+    latencies, services = [], []
     begin = due = time.perf_counter()
     for _ in range(arguments.requests):
         if arguments.rate:
@@ -58,14 +58,19 @@ def serve(arguments):
                     time.sleep(left - 1e-4)
         else:
             due = time.perf_counter()
+        started = time.perf_counter()
         request()
-        latencies.append((time.perf_counter() - due) * 1e3)
+        ended = time.perf_counter()
+        latencies.append((ended - due) * 1e3)
+        services.append((ended - started) * 1e3)
     say(
         requests=len(latencies),
         seconds=time.perf_counter() - begin,
         p50_ms=percentile(latencies, 50),
         p99_ms=percentile(latencies, 99),
         mean_ms=sum(latencies) / len(latencies),
+        # Without the time that a request waits for the one before.
+        services_ms={f"p{p}": percentile(services, p) for p in (1, 50, 99, 100)},
     )
 
 

@@ -46,7 +46,9 @@ pub(crate) fn beside(testbed: &Testbed, gpu: GpuKind, values: &mut Values) -> an
         let arguments = [&["serve", "--requests"], arguments].concat();
         let mut server = Process::start("inference", &mut command(partition, &arguments))?;
         ready(&mut server)?;
-        Ok(serde_json::from_str(&server.line(PATIENCE)?)?)
+        let report: Value = serde_json::from_str(&server.line(PATIENCE)?)?;
+        println!("    {arguments:?}: {}", report["services_ms"]);
+        Ok(report)
     };
     let closed = serve(None, &["200"])?;
     let busy_ms = number(&closed, "p50_ms")?;
