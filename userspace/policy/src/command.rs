@@ -42,6 +42,8 @@ pub struct Grant {
     pub revision: Revision,
     /// The TPCs that its launches may use; never none.
     pub tpcs: TpcSet,
+    /// Those of others that may be lent to it besides, from moment to moment: see [`crate::Lending`].
+    pub lent: TpcSet,
     /// What becomes of a launch that does not fit them.
     pub oversize: Oversize,
 }

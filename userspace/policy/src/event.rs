@@ -15,6 +15,8 @@ pub struct Left {
     pub tenant: TenantId,
     /// CTAs of the largest cluster seen.
     pub cluster_ctas: u32,
+    /// The TPCs of others that it was lent last, or that launches of it may be running on.
+    pub lent: TpcSet,
 }
 
 /// Something that happened, or that someone asks for.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! For how long to wait, when nobody latency-critical is active any more, until best effort goes on.
+//! For how long to wait, when a lender is not active any more, until what it lends is used again.
 //!
 //! The kernels of one request have gaps between them, and so have requests. Whoever goes on in a short gap is in
 //! the way a moment later; whoever waits through a long one wastes it. Which is which, past gaps tell:
@@ -11,7 +11,8 @@
 //! ```
 //!
 //! To wait for `t` costs a gap `g` of best effort's time: `min(g, t)`. To go on and be in the way costs the request
-//! what was let pass. So `t` is the one for which past gaps would have cost least, all in all: the ski-rental
+//! what was let pass. (Nobody who waits for just as long as that loses more than twice what it would have with
+//! foresight: the ski-rental rule, for as long as little is known.) So `t` is the one for which past gaps would have cost least, all in all: the ski-rental
 //! problem with known chances (Karlin, Manasse, McGeoch and Owicki, "Competitive Randomized Algorithms for
 //! Nonuniform Problems", 1994). Gaps are counted by their length, in powers of two, and half of them are
 //! forgotten now and then.
@@ -20,8 +21,8 @@ use crate::id::Nanos;
 
 /// The shortest wait: what the launch of the next kernel takes.
 pub const LINGER: Nanos = Nanos(10_000);
-/// Waits that are thought of: each twice the one before, up to 1.3 ms.
-const WAITS: usize = 8;
+/// Waits that are thought of: each twice the one before, up to 20 ms.
+const WAITS: usize = 12;
 /// Gaps are told apart up to twice the longest wait: all longer ones are long.
 const LENGTHS: usize = WAITS + 1;
 /// So many gaps are remembered, at most.
@@ -62,7 +63,8 @@ impl Gaps {
     /// For how long to wait, if to be in the way costs so much.
     pub fn wait(&self, in_the_way: Nanos) -> Nanos {
         if self.counts.iter().sum::<u16>() < FEWEST {
-            return LINGER;
+            // Whatever comes, that costs at most twice what it would to know.
+            return in_the_way.clamp(LINGER, Nanos(wait(WAITS - 1)));
         }
         // What a gap of each length costs who waits for so long.
         let cost = |place: usize| -> u64 {
@@ -97,9 +99,9 @@ mod tests {
     }
 
     #[test]
-    fn who_knows_nothing_waits_for_a_launch() {
-        assert_eq!(Gaps::default().wait(ATOM), LINGER);
-        assert_eq!(of(&[100; 7]).wait(ATOM), LINGER);
+    fn who_knows_nothing_waits_for_what_it_would_be_in_the_way_with() {
+        assert_eq!(Gaps::default().wait(Nanos(0)), LINGER);
+        assert_eq!(of(&[100; 7]).wait(ATOM), ATOM);
     }
 
     #[test]

@@ -6,6 +6,9 @@
 //! TPC while its channels are granted it; afterwards the TPC is in transit, until every channel that
 //! was granted it has drained and no dead process can have a launch left (it *lingers*). All channels
 //! of a partition on a GPU have the same mask: what the partition owns there.
+//!
+//! Whose a TPC is does not change when it is *lent*: the lender stays its user. But when it passes from the
+//! lender to somebody else, the borrowers' launches are awaited like the lender's.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -32,11 +35,12 @@ pub(crate) struct Gpu {
 /// One TPC.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Slot {
-    /// Whose launches may be running on it. It is owned by this partition or in transit from it.
+    /// Whose launches may be running on it, and those of whom it lends it to. It is owned by this partition,
+    /// reserved for it, or in transit from it.
     pub(crate) user: Option<PartitionName>,
     /// In transit: since when.
     pub(crate) since: Nanos,
-    /// In transit: the channels that were granted it, each with its first grant without it.
+    /// The channels that were granted or lent it and are no more, each with its first grant without it.
     pub(crate) awaiting: BTreeMap<ChannelId, Revision>,
     /// Until when launches of dead channels may be running on it. Kept while it is owned, too.
     pub(crate) linger_until: Option<Nanos>,
@@ -134,7 +138,7 @@ impl Gpu {
         };
         let share = self.shares.get(&channel.partition);
         let granted = match (&channel.grant, share) {
-            (Some(_), Some(share)) => share.owned,
+            (Some(grant), Some(share)) => share.owned | grant.lent,
             _ => TpcSet::EMPTY,
         };
         for (&bit, slot) in &mut self.slots {
@@ -190,7 +194,8 @@ impl Gpu {
             self.hand_over(now, spec);
         }
         for spec in &specs {
-            self.grant(spec, out);
+            let lent = self.lent(spec, &specs);
+            self.grant(spec, lent, out);
         }
     }
 
@@ -210,9 +215,11 @@ impl Gpu {
                 share.owned = TpcSet::EMPTY;
             }
         }
+        let grants = channels.values().filter_map(|channel| channel.grant);
+        let lent = grants.fold(TpcSet::EMPTY, |lent, grant| lent | grant.lent);
         for (&bit, slot) in slots {
             let share = slot.user.as_ref().and_then(|user| shares.get(user));
-            let owned = share.is_some_and(|share| share.owned.contains(bit));
+            let owned = share.is_some_and(|share| share.owned.contains(bit)) || lent.contains(bit);
             if !owned && slot.awaiting.is_empty() && slot.linger_until.is_none() {
                 slot.user = None;
             }
@@ -256,6 +263,7 @@ impl Gpu {
         Stake {
             class: spec.class,
             priority: spec.priority,
+            weight: spec.weight,
             guarantee: spec.guarantee,
             ceiling: spec.ceiling(),
             active: self.channels_of(&spec.name).next().is_some(),
@@ -294,19 +302,45 @@ impl Gpu {
         for bit in (share.owned - owned).iter() {
             let slot = self.slots.entry(bit).or_default();
             slot.since = now;
-            slot.awaiting.clone_from(&awaiting);
+            slot.awaiting.extend(&awaiting);
         }
+        let channels = &self.channels;
         for bit in (owned - share.owned).iter() {
             let slot = self.slots.entry(bit).or_default();
             slot.user = Some(spec.name.clone());
-            slot.awaiting.clear();
+            // It may still be others who were lent it.
+            slot.awaiting.retain(|id, _| {
+                let channel = channels.get(id);
+                channel.is_some_and(|channel| channel.partition != spec.name)
+            });
         }
         self.shares
             .insert(spec.name.clone(), Share { owned, ..share });
     }
 
-    /// Grants the channels of a partition what it owns, where that is not what they have.
-    fn grant(&mut self, spec: &PartitionSpec, out: &mut VecDeque<Command>) {
+    /// What may be lent to a partition: what is and stays another's, or is kept for it and used by nobody else.
+    fn lent(&self, borrower: &PartitionSpec, specs: &[&PartitionSpec]) -> TpcSet {
+        let lenders = specs.iter().filter(|lender| lender.lends_to(borrower));
+        let mut lent = TpcSet::EMPTY;
+        for lender in lenders {
+            let Some(share) = self.shares.get(&lender.name) else {
+                continue;
+            };
+            let is_lendable = |bit: &u8| {
+                self.slots.get(bit).is_some_and(|slot| {
+                    let is_free = slot.user.as_ref().is_none_or(|user| *user == lender.name)
+                        && slot.awaiting.is_empty()
+                        && slot.linger_until.is_none();
+                    share.owned.contains(*bit) || is_free
+                })
+            };
+            lent |= share.planned.iter().filter(is_lendable).collect();
+        }
+        lent
+    }
+
+    /// Grants the channels of a partition what it owns and may be lent, where that is not what they have.
+    fn grant(&mut self, spec: &PartitionSpec, lent: TpcSet, out: &mut VecDeque<Command>) {
         let tpcs = self.shares.get(&spec.name).map(|share| share.owned);
         let Some(tpcs) = tpcs.filter(|tpcs| !tpcs.is_empty()) else {
             return;
@@ -319,14 +353,36 @@ impl Gpu {
                 channel: id,
                 revision: channel.grant.map_or(Revision(1), next_revision),
                 tpcs,
+                lent,
                 oversize: spec.oversize,
             };
-            let revoked = match channel.grant {
-                Some(old) if (old.tpcs, old.oversize) == (tpcs, spec.oversize) => continue,
-                Some(old) => old.tpcs - tpcs,
-                None => TpcSet::EMPTY,
+            let (before, unlent) = match channel.grant {
+                Some(old)
+                    if Grant {
+                        revision: old.revision,
+                        ..grant
+                    } == old =>
+                {
+                    continue;
+                }
+                Some(old) => (old.tpcs | old.lent, old.lent - (tpcs | lent)),
+                None => (TpcSet::EMPTY, TpcSet::EMPTY),
             };
+            let revoked = before - (tpcs | lent);
             channel.grant = Some(grant);
+            for bit in lent.iter() {
+                let slot = self.slots.entry(bit).or_default();
+                // Kept for its lender, who is the only one who may lend it.
+                if slot.user.is_none() {
+                    let shares = self.shares.iter();
+                    let mut lenders = shares.filter(|(_, share)| share.planned.contains(bit));
+                    slot.user = lenders.next().map(|(name, _)| name.clone());
+                }
+            }
+            for bit in unlent.iter() {
+                let slot = self.slots.entry(bit).or_default();
+                slot.awaiting.insert(id, grant.revision);
+            }
             out.push_back(Command::Grant(grant));
             if !revoked.is_empty() {
                 out.push_back(Command::AwaitDrain {

@@ -14,9 +14,9 @@
 //! 4. `handover`: how ownership gets there safely. A TPC passes from one partition to another only
 //!    when the last launch submitted with it has completed, and no channel ever has an empty mask.
 //!
-//! And moment by moment, without events, *how a channel has to conduct itself* while others are active
-//! ([`Borrower::conduct`]): `lend` (when what is lent is recalled), `hold`, `gap` and `pace` (when its chains
-//! wait, for how long, and how they go on), `ration` (so that nobody starves).
+//! And moment by moment, without events, *who is lent what others do not use* ([`Lending`]), and what gates are to do
+//! ([`Borrower::gates`]): `activity` and `gap` (who needs its TPCs, and for how long), `lend` (who gets them
+//! else, and who is suspended), `pace` (how chains go on), `ration` (so that nobody starves).
 //!
 //! All quantities are whole TPCs; times are nanoseconds on a clock of the caller's choice that
 //! does not go back.
@@ -24,6 +24,7 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+mod activity;
 mod borrower;
 mod command;
 mod event;
@@ -44,12 +45,14 @@ mod topology;
 mod tpc;
 mod view;
 
-pub use borrower::{Borrower, Conduct, Gates, Lenders, Situation, Without};
+pub use activity::{Activity, RECENT};
+pub use borrower::{Borrower, Gates};
 pub use command::{Command, Grant, Request};
 pub use event::{Event, Left};
 pub use gap::{Gaps, LINGER};
-pub use hold::{Activity, Hand, RECENT, Standing};
+pub use hold::{Hand, Standing};
 pub use id::{ChannelId, GpuId, Nanos, Revision, TenantId};
+pub use lend::{LONGEST_ATOM, Lending, Look, Party, Portion};
 pub use pace::{AHEAD, Pace};
 pub use partition::{Class, NameError, Oversize, PartitionName, PartitionSpec};
 pub use refusal::Refusal;

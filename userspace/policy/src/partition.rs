@@ -71,6 +71,10 @@ pub struct PartitionSpec {
     pub ceiling: Option<u32>,
     /// Its place within its class; larger is served first.
     pub priority: i32,
+    /// How much it gets of what equals divide, as against them; at least 1.
+    pub weight: u32,
+    /// Whether it may be lent TPCs of others: see `lend.rs`.
+    pub borrow: bool,
     /// What becomes of launches that do not fit its TPCs.
     pub oversize: Oversize,
     /// Whether a process that cannot be managed must not run at all.
@@ -88,6 +92,8 @@ impl PartitionSpec {
             guarantee,
             ceiling: None,
             priority: 0,
+            weight: 1,
+            borrow: false,
             oversize: Oversize::default(),
             enforce: false,
             gpus: None,
@@ -101,6 +107,17 @@ impl PartitionSpec {
             (None, 0) => u32::MAX,
             (None, guarantee) => guarantee,
         }
+    }
+
+    /// Whether another one may be lent what is this one's: best effort that of latency-critical partitions,
+    /// and either what is guaranteed to its like.
+    pub fn lends_to(&self, borrower: &Self) -> bool {
+        let serves = match (self.class, borrower.class) {
+            (Class::LatencyCritical, Class::BestEffort) => true,
+            (Class::BestEffort, Class::LatencyCritical) => false,
+            _ => self.guarantee > 0,
+        };
+        borrower.borrow && self.name != borrower.name && serves
     }
 
     /// Whether it exists on a GPU.
@@ -213,6 +230,29 @@ mod tests {
         assert_eq!(error("-flag"), NameError::First { found: '-' });
         assert_eq!(error("a/b"), NameError::Character { found: '/' });
         assert_eq!(error("\u{e9}"), NameError::Character { found: '\u{e9}' });
+    }
+
+    #[test]
+    fn best_effort_borrows_of_all_and_latency_critical_of_its_like() {
+        use Class::{BestEffort as BE, LatencyCritical as LC};
+        let spec = |name: &str, class, guarantee| {
+            PartitionSpec::new(name.parse().unwrap(), class, guarantee)
+        };
+        for (lender, borrower, guaranteed, otherwise) in [
+            (LC, BE, true, true),
+            (LC, LC, true, false),
+            (BE, BE, true, false),
+            (BE, LC, false, false),
+        ] {
+            let mut borrower = spec("borrower", borrower, 0);
+            let lends =
+                |guarantee, to: &PartitionSpec| spec("lender", lender, guarantee).lends_to(to);
+            assert!(!lends(1, &borrower), "it does not borrow");
+            borrower.borrow = true;
+            assert_eq!(lends(1, &borrower), guaranteed);
+            assert_eq!(lends(0, &borrower), otherwise);
+            assert!(!borrower.lends_to(&borrower));
+        }
     }
 
     #[test]

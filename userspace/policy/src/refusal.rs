@@ -64,6 +64,8 @@ pub enum Refusal {
     },
     /// With a ceiling of 0 the partition could never run anything.
     CeilingZero,
+    /// A partition of weight 0 would get nothing of what it shares with others.
+    WeightZero,
     /// The partition would exist on no GPU.
     NoGpu,
     /// There are as many partitions as there may be.
@@ -177,6 +179,7 @@ impl fmt::Display for Refusal {
                 "the ceiling of {ceiling} TPCs is below the guarantee of {guarantee}; it must be \
                  {guarantee} or more"
             ),
+            Self::WeightZero => write!(f, "the weight is 0: it must be 1 or more"),
             Self::CeilingZero => write!(
                 f,
                 "with a ceiling of 0 TPCs nothing could ever run; it must be 1 or more"

@@ -181,6 +181,7 @@ impl Scheduler {
             channel,
             tenant,
             cluster_ctas,
+            lent,
         } in channels
         {
             let Some(partition) = self.tenants.get(&tenant).cloned() else {
@@ -198,6 +199,7 @@ impl Scheduler {
                 channel,
                 revision: Revision(1),
                 tpcs,
+                lent: lent & (gpu.topology.all() - free) - tpcs,
                 oversize: spec.oversize,
             });
             let opened = Channel {
@@ -223,6 +225,9 @@ impl Scheduler {
             return Err(Refusal::TooManyPartitions {
                 limit: MAX_PARTITIONS,
             });
+        }
+        if spec.weight == 0 {
+            return Err(Refusal::WeightZero);
         }
         let ceiling = spec.ceiling();
         if ceiling == 0 {

@@ -4,15 +4,15 @@
 //! A partition with channels on the GPU has its guarantee. One without has none, but its guarantee
 //! stays reserved. What no guarantee reserves is the *pool*, and is handed out to partitions with
 //! channels beyond their guarantees, up to their ceilings: latency-critical before best-effort, then
-//! by priority, and evenly among equals. "Evenly" is max-min fairness, reached by water-filling
+//! by priority, and by weight among equals. That is weighted max-min fairness, reached by water-filling
 //! (Bertsekas and Gallager, Data Networks, 2nd edition, section 6.5.2): raise the lowest level until
-//! it meets a ceiling or the water is used up. Levels here are TPCs *beyond the guarantee*, and the
-//! water comes in drops of one TPC; a drop that equals compete for goes to the first by name.
+//! it meets a ceiling or the water is used up. Levels here are TPCs *beyond the guarantee*, divided by the weight,
+//! and the water comes in drops of one TPC; a drop that equals compete for goes to the first by name.
 //!
 //! One rule comes before the pool is shared: a partition whose channels run keeps at least one TPC,
 //! even with guarantee 0, because a running channel cannot be left with an empty mask.
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 
 use crate::partition::Class;
 
@@ -21,6 +21,7 @@ use crate::partition::Class;
 pub(crate) struct Stake {
     pub(crate) class: Class,
     pub(crate) priority: i32,
+    pub(crate) weight: u32,
     pub(crate) guarantee: u32,
     pub(crate) ceiling: u32,
     /// Whether it has channels on the GPU.
@@ -52,13 +53,22 @@ pub(crate) fn sizes(total: u32, stakes: &[Stake]) -> Vec<u32> {
             let thirsty = (0..stakes.len())
                 .filter(|&i| (stakes[i].class, Reverse(stakes[i].priority)) == level)
                 .filter(|&i| stakes[i].active && sizes[i] < stakes[i].ceiling)
-                .min_by_key(|&i| (sizes[i] - stakes[i].guarantee, i));
+                .min_by(|&i, &j| {
+                    let level = |i: usize| (sizes[i] - stakes[i].guarantee, stakes[i].weight);
+                    is_lower(level(i), level(j)).then(i.cmp(&j))
+                });
             let Some(i) = thirsty else { break };
             sizes[i] += 1;
             pool -= 1;
         }
     }
     sizes
+}
+
+/// Compares so much by this weight with so much by that.
+pub(crate) fn is_lower((one, weight): (u32, u32), (other, its): (u32, u32)) -> Ordering {
+    let one = u64::from(one) * u64::from(its);
+    one.cmp(&(u64::from(other) * u64::from(weight)))
 }
 
 #[cfg(test)]
@@ -69,6 +79,7 @@ mod tests {
         Stake {
             class: Class::LatencyCritical,
             priority: 0,
+            weight: 1,
             guarantee,
             ceiling,
             active: true,
@@ -91,6 +102,21 @@ mod tests {
     #[test]
     fn the_pool_is_shared_evenly_beyond_the_guarantees() {
         assert_eq!(sizes(66, &[lc(20, 66), lc(6, 66)]), [40, 26]);
+    }
+
+    #[test]
+    fn who_weighs_twice_as_much_gets_twice_as_much_of_the_pool() {
+        let heavy = Stake {
+            weight: 2,
+            ..lc(6, 66)
+        };
+        // Of the pool of 54 beyond the guarantees.
+        assert_eq!(sizes(66, &[heavy, lc(6, 66)]), [42, 24]);
+        let ceiling = Stake {
+            ceiling: 10,
+            ..heavy
+        };
+        assert_eq!(sizes(66, &[ceiling, lc(6, 66)]), [10, 56]);
     }
 
     #[test]

@@ -206,6 +206,12 @@ impl Gpu {
                         partition: user.clone(),
                     };
                 }
+                // Its partition has no channels, and it is lent.
+                if planned.as_ref() == Some(user) && awaiting.is_empty() && linger_until.is_none() {
+                    return TpcState::Reserved {
+                        partition: user.clone(),
+                    };
+                }
                 TpcState::InTransit {
                     from: user.clone(),
                     to: planned,

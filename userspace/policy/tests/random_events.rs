@@ -27,6 +27,7 @@ enum Choice {
         guarantee: u32,
         ceiling: Option<u32>,
         priority: i32,
+        borrow: bool,
         only_first_gpu: bool,
     },
     Delete(usize),
@@ -61,16 +62,18 @@ fn choice() -> impl Strategy<Value = Choice> {
         prop_oneof![Just(0), 0_u32..6, 0_u32..20],
         prop_oneof![Just(None), (1_u32..30).prop_map(Some)],
         -1..2_i32,
+        any::<bool>(),
         prop::bool::weighted(0.2),
     );
     prop_oneof![
-        3 => partition.prop_map(|(name, best_effort, guarantee, ceiling, priority, first)| {
+        3 => partition.prop_map(|(name, best_effort, guarantee, ceiling, priority, borrow, first)| {
             Choice::Partition {
                 name,
                 best_effort,
                 guarantee,
                 ceiling,
                 priority,
+                borrow,
                 only_first_gpu: first,
             }
         }),
@@ -107,12 +110,15 @@ fn topology() -> impl Strategy<Value = Topology> {
 }
 
 /// A launch that may still be running.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Launch {
     channel: ChannelId,
     gpu: GpuId,
     revision: Revision,
+    /// Those that are its partition's own.
     tpcs: TpcSet,
+    /// Those that others lend, who have no other TPCs in it.
+    lent: Vec<(PartitionName, TpcSet)>,
     /// Set when its process dies: when it has ended at the latest.
     ends: Option<Nanos>,
 }
@@ -245,6 +251,10 @@ impl World {
                     let view = self.scheduler.channel(channel).unwrap();
                     let mask = view.grant.map_or(TpcSet::EMPTY, |grant| grant.tpcs);
                     assert_eq!(mask, share.owned, "a channel has what its partition owns");
+                    let lent = view.grant.map_or(TpcSet::EMPTY, |grant| grant.lent);
+                    let lenders = shares().filter(|(p, _)| p.spec.lends_to(&partition.spec));
+                    let all = lenders.fold(TpcSet::EMPTY, |all, (_, share)| all | share.planned);
+                    assert!(lent.is_subset(all - mask), "nobody lends {lent} of {all}");
                 }
             }
             assert!(guaranteed <= topology.total(), "guarantees beyond the GPU");
@@ -257,11 +267,13 @@ impl World {
             let here = |(_, launch): &&(PartitionName, Launch)| launch.gpu == gpu.gpu;
             for (user, launch) in self.launches.iter().filter(here) {
                 for (partition, share) in shares() {
-                    if partition.spec.name != *user {
+                    let name = &partition.spec.name;
+                    let others = launch.lent.iter().filter(|(lender, _)| lender != name);
+                    let lent = others.fold(TpcSet::EMPTY, |all, &(_, tpcs)| all | tpcs);
+                    if name != user {
                         assert!(
-                            share.owned.is_disjoint(launch.tpcs),
-                            "{} has TPCs of {launch:?} of {user}",
-                            partition.spec.name
+                            share.owned.is_disjoint(launch.tpcs | lent),
+                            "{name} has TPCs of {launch:?} of {user}",
                         );
                     }
                 }
@@ -278,6 +290,7 @@ impl World {
                 guarantee,
                 ceiling,
                 priority,
+                borrow,
                 only_first_gpu,
             } => {
                 let class = match best_effort {
@@ -288,6 +301,8 @@ impl World {
                 self.step(Event::PartitionSet(PartitionSpec {
                     ceiling,
                     priority,
+                    borrow,
+                    weight: 1 + guarantee % 3,
                     oversize: Oversize::Widen,
                     gpus: only_first_gpu.then(|| [GpuId(0)].into()),
                     ..PartitionSpec::new(name, class, guarantee)
@@ -349,11 +364,16 @@ impl World {
                 let channel = self.channel(index);
                 let view = channel.and_then(|channel| self.scheduler.channel(channel));
                 if let Some((view, grant)) = view.and_then(|v| v.grant.map(|g| (v, g))) {
+                    let partitions = self.scheduler.partitions().flat_map(|p| {
+                        let shares = p.shares.into_iter().filter(|s| s.gpu == view.gpu);
+                        shares.map(move |s| (p.spec.name.clone(), s.planned & grant.lent))
+                    });
                     let launch = Launch {
                         channel: grant.channel,
                         gpu: view.gpu,
                         revision: grant.revision,
                         tpcs: grant.tpcs,
+                        lent: partitions.filter(|(_, lent)| !lent.is_empty()).collect(),
                         ends: None,
                     };
                     self.launches.push((view.partition, launch));
@@ -396,6 +416,7 @@ impl World {
             };
             p.tenants.into_iter().map(attached).collect::<Vec<_>>()
         });
+        let launches = self.launches.clone();
         let inherited = old.gpus().map(|gpu| Event::Inherited {
             gpu: gpu.gpu,
             held: old.held(gpu.gpu),
@@ -405,6 +426,13 @@ impl World {
                     channel: view.channel,
                     tenant: view.tenant,
                     cluster_ctas: view.cluster_ctas,
+                    // What runs is seen in its ring.
+                    lent: (launches.iter())
+                        .filter(|(_, launch)| launch.channel == view.channel)
+                        .flat_map(|(_, launch)| &launch.lent)
+                        .map(|&(_, lent)| lent)
+                        .chain(view.grant.map(|grant| grant.lent))
+                        .fold(TpcSet::EMPTY, |all, lent| all | lent),
                 })
                 .collect(),
         });
@@ -532,6 +560,7 @@ fn run(topologies: &[Topology], choices: &[Choice]) -> World {
             guarantee: 2,
             ceiling: Some(9),
             priority: 0,
+            borrow: i % 2 == 0,
             only_first_gpu: false,
         };
         let open = |gpu| Choice::Open { tenant: i, gpu };

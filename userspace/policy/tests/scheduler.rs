@@ -510,6 +510,7 @@ fn what_becomes_of_oversized_launches_is_granted_anew_when_it_changes() {
         channel: ChannelId(1),
         revision: Revision(2),
         tpcs: world.mask(1).unwrap(),
+        lent: TpcSet::EMPTY,
         oversize: Oversize::Refuse,
     };
     assert_eq!(commands[1..], [Command::Grant(grant)]);
