@@ -59,7 +59,7 @@ struct lithos_grant {
 	__u64 reserved;
 	__u64 atom_ns;			/* longest that an atom may take; 0: never split */
 	__u64 outstanding_ns;		/* bound on predicted work under way that no gate holds up; 0: none */
-	struct lithos_tpcs lent;	/* those of `tpcs` that are another partition's: see `recall` */
+	struct lithos_tpcs lent;	/* those of `tpcs` that are another partition's: see `borrowed` */
 	__u64 reserved2[6];
 };
 
@@ -76,12 +76,11 @@ struct lithos_grant {
 #define LITHOS_ORDER_HALT 2
 
 /*
- * Who does without the TPCs that are lent to a channel, because their owner needs them. A chain that is
- * published says in `narrow` whether its atoms do; whoever schedules changes their masks later.
+ * The longest that an atom may become by what its channel does without. Where its own TPCs are so many that atoms
+ * that are to take `atom_ns` on all of a grant's take no longer than that on these, launches whose mask cannot be changed later (clusters,
+ * cooperative ones, nodes of graphs) have none that are lent.
  */
-#define LITHOS_RECALL_NONE 0
-#define LITHOS_RECALL_LAUNCHES 1	/* launches that are not split, and first atoms */
-#define LITHOS_RECALL_ATOMS 2		/* all that is launched */
+#define LITHOS_ATOM_LONGEST_NS 1000000
 
 /*
  * How old `heartbeat_ns` may be before a launch takes it that nobody schedules. Who schedules beats
@@ -156,9 +155,12 @@ struct lithos_grant_page {
 	__u64 latest;			/* sequence of the latest grant; 0: none yet */
 	__u64 order;			/* LITHOS_ORDER_* */
 	__u64 ring;			/* the scheduler sleeps, for the so-manieth time: see `rung`; 0: it does not */
-	__u64 recall;			/* LITHOS_RECALL_*: who does without TPCs that are `lent` */
 	__u64 held;			/* 1: launches that are not split, and are bounded, are not to begin */
-	__u64 reserved2;
+	/*
+	 * Those of the TPCs that are `lent` that it may use now; the others their owners need. Each bit counts for itself.
+	 * A chain that is published says in `tpcs` which of them its atoms have; whoever schedules changes that later.
+	 */
+	struct lithos_tpcs borrowed;
 
 	struct lithos_grant slots[2];
 	struct lithos_grant fail_static;
@@ -234,7 +236,8 @@ struct lithos_ring {
 	__u64 reserved;			/* sequence of the last launch begun */
 	__u64 chains;			/* number of the last chain begun */
 	__u64 waiting;			/* launch calls that wait before they begin */
-	__u64 reserved_line2[5];
+	__u64 backlog_ns;		/* predicted work under way that no gate holds up, where the grant bounds it */
+	__u64 reserved_line2[4];
 
 	/*
 	 * A futex that a scheduler sleeps on which has to know at once that something is launched, and no longer
@@ -364,9 +367,8 @@ struct lithos_tail {
 	__u32 zero2;
 	__u64 first_gpu_ns;
 	__u64 number;			/* of the chain; written before `published` is set to 0 for it */
-	__u32 narrow;			/* 1: its atoms do without what was recalled */
-	__u32 zero3;
-	__u64 reserved2[6];
+	struct lithos_tpcs tpcs;	/* which its atoms behind gates may use, when it was published; none: of clusters */
+	__u64 reserved2[5];
 };
 
 /* ---- Messages to the embedded broker --------------------------------------------------------- */

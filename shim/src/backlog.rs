@@ -116,8 +116,8 @@ impl Short {
 }
 
 impl Backlog {
-    /// Takes in a launch that was launched.
-    pub(crate) fn push(&self, short: Short, now_ns: u64) {
+    /// Takes in a launch that was launched; returns how much is under way by prediction.
+    pub(crate) fn push(&self, short: Short, now_ns: u64) -> u64 {
         let mut queue = self.lock();
         if queue.launches.is_empty() {
             queue.moved_ns = now_ns;
@@ -130,9 +130,10 @@ impl Backlog {
                 is_odd: false,
             });
         }
+        queue.predicted_ns
     }
 
-    /// Drops what has completed, and says what a launch is to do. `has_chains` says whether chains of the channel
+    /// Drops what has completed, and says what a launch is to do, and how much is under way by prediction. `has_chains` says whether chains of the channel
     /// may still run; `learn` is told of launches how long they took.
     pub(crate) fn look(
         &self,
@@ -140,10 +141,10 @@ impl Backlog {
         has_chains: impl FnOnce() -> bool,
         state: impl Fn(u64) -> State,
         learn: impl FnMut(&Short, u64),
-    ) -> Verdict {
+    ) -> (Verdict, u64) {
         let mut queue = self.lock();
         queue.sweep(look.now_ns, state, learn);
-        queue.judge(look, has_chains)
+        (queue.judge(look, has_chains), queue.predicted_ns)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
@@ -290,7 +291,8 @@ mod tests {
                 bound_ns: BOUND_NS,
             };
             let has_chains = || self.has_chains;
-            (self.backlog).look(&look, has_chains, state, |_, took| learned.push(took))
+            let learn = |_: &Short, took| learned.push(took);
+            (self.backlog).look(&look, has_chains, state, learn).0
         }
 
         fn waits(&mut self, is_held: bool, predicted_ns: u64) -> bool {
@@ -397,7 +399,7 @@ mod tests {
         let gone = |_| State::Completed(None);
         let verdict =
             (scene.backlog).look(&look, || false, gone, |_, _| panic!("nothing is known"));
-        assert_eq!(verdict, Verdict::Go);
+        assert_eq!(verdict, (Verdict::Go, 0));
     }
 
     #[test]

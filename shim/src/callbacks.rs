@@ -338,7 +338,7 @@ fn is_oversize(
     let Some(grant) = managed.grant(local.clock.now_ns(), &local.last) else {
         return false;
     };
-    let granted = TpcMask::from_bits(grant.now());
+    let granted = TpcMask::from_bits(grant.lasting());
     let (status, counter) = match managed.gpu.fit(granted, TpcMask::ALL, need).1 {
         None => return false,
         Some(Widened::Cooperative) => (TOO_LARGE, LITHOS_COUNT_REFUSED_COOPERATIVE),

@@ -6,7 +6,6 @@
 //! *before* the grant is read (see `struct lithos_ring`).
 
 use lithos_abi::bindings::*;
-use lithos_abi::grant::Recall;
 use lithos_abi::lithos_record;
 use lithos_descriptor::TpcMask;
 use lithos_descriptor::hopper::{Descriptor, Kind, Restricted, StampSlot, Words, fields};
@@ -57,12 +56,12 @@ pub(crate) fn prepare(managed: &Managed, words: &mut Words, function: u64, local
     record.submitted_ns = local.clock.now_ns();
     record.function = function;
     record.stream = call.stream;
-    if let Some(fitting) = fitting(managed, &descriptor.view(), local, &mut record) {
+    let is_node = is_graph_node(&descriptor, call);
+    if let Some(fitting) = fitting(managed, &descriptor.view(), is_node, local, &mut record) {
         let restricted = descriptor.restrict(fitting.tpcs, managed.gpu.present);
         note(managed, restricted, fitting, &mut record);
     }
 
-    let is_node = is_graph_node(&descriptor, call);
     if is_node {
         ring.count(LITHOS_COUNT_GRAPH_NODES);
         record.flags |= LITHOS_RECORD_GRAPH_NODE;
@@ -89,10 +88,8 @@ pub(crate) fn prepare(managed: &Managed, words: &mut Words, function: u64, local
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fitting {
     pub(crate) tpcs: TpcMask,
-    /// Those that it does without for now: they are lent, and recalled;
+    /// Those that it does without for now: they are lent, and their owners need them.
     pub(crate) recalled: TpcMask,
-    /// of whom.
-    pub(crate) recall: Recall,
     /// Why they are not those of the grant alone.
     widened: Option<Widened>,
 }
@@ -103,6 +100,7 @@ pub(crate) struct Fitting {
 pub(crate) fn fitting(
     managed: &Managed,
     descriptor: &Descriptor<&Words>,
+    is_node: bool,
     local: &Local,
     record: &mut lithos_record,
 ) -> Option<Fitting> {
@@ -121,6 +119,9 @@ pub(crate) fn fitting(
     // A plain grid runs on any TPCs.
     let (mut tpcs, mut widened) = (TpcMask::from_bits(grant.now()), None);
     let recalled = TpcMask::from_bits(grant.tpcs) - tpcs;
+    if is_node || descriptor.kind() != Kind::Grid {
+        tpcs = TpcMask::from_bits(grant.lasting());
+    }
     if descriptor.kind() != Kind::Grid {
         let need = need(descriptor, local.call.get());
         (tpcs, widened) = gpu.fit(tpcs, descriptor.allowed(), need);
@@ -128,7 +129,6 @@ pub(crate) fn fitting(
     Some(Fitting {
         tpcs,
         recalled,
-        recall: grant.recall,
         widened,
     })
 }

@@ -137,7 +137,8 @@ impl Local {
                 && atoms == 0
                 && short.sequence == before.reserved.sequence
             {
-                (before.managed.backlog()).push(short, self.clock.now_ns());
+                let backlog_ns = (before.managed.backlog()).push(short, self.clock.now_ns());
+                before.managed.ring().note_backlog(backlog_ns);
             }
             before.end(is_used, atoms);
         }

@@ -14,7 +14,7 @@ use std::sync::atomic::fence;
 
 use lithos_abi::bindings::*;
 use lithos_abi::chain::{Chains, Slot};
-use lithos_abi::grant::{Order, Recall};
+use lithos_abi::grant::Order;
 use lithos_descriptor::TpcMask;
 use lithos_descriptor::hopper::{
     Chain, Descriptor, Gate, GateState, Kind, Link, Place, SplitError, Splittable, Stamp,
@@ -89,7 +89,11 @@ pub(crate) fn foresee(
     // It is no faster on more than it has blocks for.
     let tpc_sms = managed.channel().terms().tpc_sms;
     let wanted = blocks.div_ceil(u64::from(tpc_sms.max(1)));
-    let now_tpcs = (TpcMask::from_bits(grant.now()) & managed.gpu.present).count();
+    let now = match operators.has_clusters(operator) {
+        true => grant.lasting(),
+        false => grant.now(),
+    };
+    let now_tpcs = (TpcMask::from_bits(now) & managed.gpu.present).count();
     let now_tpcs = now_tpcs.min(u32::try_from(wanted).unwrap_or(u32::MAX));
     let width = (tpcs, tpc_sms);
     let (atoms, predicted_ns) = operators.atoms(operator, blocks, width, grant.atom_ns);
@@ -229,10 +233,9 @@ pub(crate) fn prepare(
         first: None,
         others: target.view().allowed(),
     };
-    let mut is_narrow = false;
-    if let Some(fitting) = fitting(managed, &target.view(), local, &mut record) {
-        // The first atom runs at once. The others have what is recalled when it is lent again: whoever
-        // recalls sees to that. Of clusters no mask is ever edited.
+    if let Some(fitting) = fitting(managed, &target.view(), false, local, &mut record) {
+        // Atoms that have not started get what is lent again later: whoever lends sees to that. Of clusters no mask is
+        // ever edited.
         let recalled = if cut.has_clusters {
             TpcMask::EMPTY
         } else {
@@ -240,18 +243,23 @@ pub(crate) fn prepare(
         };
         let restricted = target.restrict(fitting.tpcs | recalled, managed.gpu.present);
         note(managed, restricted, fitting, &mut record);
-        is_narrow = fitting.recall == Recall::Atoms && !recalled.is_empty();
+        let all = restricted.mask();
+        let now = Some(fitting.tpcs & all).filter(|now| !now.is_empty());
+        let now = now.unwrap_or(all);
         tpcs = Tpcs {
-            first: (!recalled.is_empty()).then_some(fitting.tpcs),
-            others: if is_narrow {
-                fitting.tpcs
-            } else {
-                restricted.mask()
-            },
+            first: (now != all).then_some(now),
+            others: now,
         };
     }
     let tail = chains.tail(cut.number.0);
-    tail.narrow().store(is_narrow.into(), Relaxed);
+    let editable = if cut.has_clusters {
+        TpcMask::EMPTY
+    } else {
+        tpcs.others
+    };
+    for (word, bits) in tail.tpcs().into_iter().zip(editable.bits()) {
+        word.store(bits, Relaxed);
+    }
     let ring = managed.ring();
     let stamps = managed.stamps();
     if reserved.is_claimed {

@@ -9,7 +9,7 @@ use std::hint;
 use lithos_abi::bindings::{LITHOS_COUNT_IMPATIENT, LITHOS_COUNT_WAITED};
 use lithos_abi::ring::Progress;
 
-use crate::backlog::{LOOK, Look, SLEEP_NS, SPIN_NS, State, Verdict};
+use crate::backlog::{LOOK, Look, SLEEP_NS, SPIN_NS, Short, State, Verdict};
 use crate::channel::Managed;
 use crate::local::Local;
 use crate::split::Foreseen;
@@ -95,7 +95,10 @@ fn look(managed: &Managed, launch: Option<&Foreseen>, since_ns: u64, now_ns: u64
         bound_ns,
     };
     let has_chains = || chains.any_running();
-    (managed.backlog()).look(&look, has_chains, state, |short, took_ns| {
+    let learn = |short: &Short, took_ns| {
         operators.learn_short(short.operator, took_ns, short.tpcs);
-    })
+    };
+    let (verdict, predicted_ns) = (managed.backlog()).look(&look, has_chains, state, learn);
+    managed.ring().note_backlog(predicted_ns);
+    verdict
 }

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use lithos_abi::Page;
 use lithos_abi::bindings::*;
 use lithos_abi::chain::Chains;
-use lithos_abi::grant::{Grant, Order, Recall};
+use lithos_abi::grant::{Grant, Order};
+use lithos_descriptor::TpcMask;
 use lithos_descriptor::hopper::{Action, Dependent, Kind, Words, fields};
 
 use super::*;
@@ -198,44 +199,36 @@ fn gates_are_as_ordered_from_the_first_moment() {
 }
 
 #[test]
-fn what_is_recalled_only_atoms_to_come_may_have_again() {
-    for (recall, narrow) in [(Recall::Launches, 0), (Recall::Atoms, 1)] {
-        let split = Split::with(&Grant {
-            lent: mask("2-3").bits(),
-            ..grant(TPCS)
-        });
-        let present = mask("0-7,9-16");
-        split.bench.pages.live().recall(recall);
+fn of_what_is_lent_a_launch_has_what_its_channel_borrows() {
+    let split = Split::with(&Grant {
+        lent: mask("2-3").bits(),
+        ..grant(TPCS)
+    });
+    let present = mask("0-7,9-16");
+    for (function, borrowed, tpcs) in [(5, "", "0-1"), (7, "3", "0-1,3"), (9, "2-3", TPCS)] {
+        let borrowed = match borrowed {
+            "" => TpcMask::EMPTY,
+            some => mask(some),
+        };
+        split.bench.pages.live().lend(borrowed.bits());
         // One that is not split,
-        let whole = split.launch(5, [1, 1, 1], None);
-        assert_eq!(view(&whole.words).allowed() & present, mask("0-1"));
+        let whole = split.launch(function, [1, 1, 1], None);
+        assert_eq!(view(&whole.words).allowed() & present, mask(tpcs));
         // and one that is.
-        let Uploaded { words, sequence } = split.launch(6, [1000, 1, 1], None);
-        assert_eq!(view(&words).allowed() & present, mask("0-1"));
+        let Uploaded { words, sequence } = split.launch(function + 1, [1000, 1, 1], None);
+        assert_eq!(view(&words).allowed() & present, mask(tpcs));
         let tail = split.tail_of(sequence).expect("a chain");
-        assert_eq!(
-            split.chains().tail(tail).narrow().load(Ordering::Relaxed),
-            narrow
-        );
-        let atoms = mask(if narrow == 1 { "0-1" } else { TPCS });
+        let said = (split.chains().tail(tail).tpcs()).map(|word| word.load(Ordering::Relaxed));
+        assert_eq!(TpcMask::from_bits(said) & present, mask(tpcs));
         for gate in split.gates_of(sequence) {
             let atom = read(split.chains().atom(gate));
-            assert_eq!(view(&atom).allowed() & present, atoms);
+            assert_eq!(view(&atom).allowed() & present, mask(tpcs));
         }
         let record = split.bench.record(sequence);
         assert_eq!(
             record.tpcs.words,
             mask(TPCS).bits(),
             "where it may come to run"
-        );
-        // Lent again.
-        split.bench.pages.live().recall(Recall::Nobody);
-        let Uploaded { words, sequence } = split.launch(7, [1000, 1, 1], None);
-        assert_eq!(view(&words).allowed() & present, mask(TPCS));
-        let tail = split.tail_of(sequence).expect("a chain");
-        assert_eq!(
-            split.chains().tail(tail).narrow().load(Ordering::Relaxed),
-            0
         );
     }
 }

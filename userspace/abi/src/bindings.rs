@@ -11,9 +11,7 @@ pub const LITHOS_GRANT_MAGIC: u64 = 8389768944481236073;
 pub const LITHOS_ORDER_OPEN: u32 = 0;
 pub const LITHOS_ORDER_SHUT: u32 = 1;
 pub const LITHOS_ORDER_HALT: u32 = 2;
-pub const LITHOS_RECALL_NONE: u32 = 0;
-pub const LITHOS_RECALL_LAUNCHES: u32 = 1;
-pub const LITHOS_RECALL_ATOMS: u32 = 2;
+pub const LITHOS_ATOM_LONGEST_NS: u32 = 1000000;
 pub const LITHOS_HEARTBEAT_STALE_NS: u32 = 60000000;
 pub const LITHOS_BROKER_SCHEDULED: u32 = 0;
 pub const LITHOS_BROKER_FAIL_STATIC: u32 = 1;
@@ -174,9 +172,8 @@ pub struct lithos_grant_page {
     pub latest: __u64,
     pub order: __u64,
     pub ring: __u64,
-    pub recall: __u64,
     pub held: __u64,
-    pub reserved2: __u64,
+    pub borrowed: lithos_tpcs,
     pub slots: [lithos_grant; 2usize],
     pub fail_static: lithos_grant,
     pub regions: [lithos_region; 8usize],
@@ -220,12 +217,10 @@ const _: () = {
         [::core::mem::offset_of!(lithos_grant_page, order) - 88usize];
     ["Offset of field: lithos_grant_page::ring"]
         [::core::mem::offset_of!(lithos_grant_page, ring) - 96usize];
-    ["Offset of field: lithos_grant_page::recall"]
-        [::core::mem::offset_of!(lithos_grant_page, recall) - 104usize];
     ["Offset of field: lithos_grant_page::held"]
-        [::core::mem::offset_of!(lithos_grant_page, held) - 112usize];
-    ["Offset of field: lithos_grant_page::reserved2"]
-        [::core::mem::offset_of!(lithos_grant_page, reserved2) - 120usize];
+        [::core::mem::offset_of!(lithos_grant_page, held) - 104usize];
+    ["Offset of field: lithos_grant_page::borrowed"]
+        [::core::mem::offset_of!(lithos_grant_page, borrowed) - 112usize];
     ["Offset of field: lithos_grant_page::slots"]
         [::core::mem::offset_of!(lithos_grant_page, slots) - 128usize];
     ["Offset of field: lithos_grant_page::fail_static"]
@@ -284,7 +279,8 @@ pub struct lithos_ring {
     pub reserved: __u64,
     pub chains: __u64,
     pub waiting: __u64,
-    pub reserved_line2: [__u64; 5usize],
+    pub backlog_ns: __u64,
+    pub reserved_line2: [__u64; 4usize],
     pub rung: __u32,
     pub reserved_rung: __u32,
     pub reserved_line3: [__u64; 7usize],
@@ -308,8 +304,10 @@ const _: () = {
         [::core::mem::offset_of!(lithos_ring, chains) - 72usize];
     ["Offset of field: lithos_ring::waiting"]
         [::core::mem::offset_of!(lithos_ring, waiting) - 80usize];
+    ["Offset of field: lithos_ring::backlog_ns"]
+        [::core::mem::offset_of!(lithos_ring, backlog_ns) - 88usize];
     ["Offset of field: lithos_ring::reserved_line2"]
-        [::core::mem::offset_of!(lithos_ring, reserved_line2) - 88usize];
+        [::core::mem::offset_of!(lithos_ring, reserved_line2) - 96usize];
     ["Offset of field: lithos_ring::rung"][::core::mem::offset_of!(lithos_ring, rung) - 128usize];
     ["Offset of field: lithos_ring::reserved_rung"]
         [::core::mem::offset_of!(lithos_ring, reserved_rung) - 132usize];
@@ -461,9 +459,8 @@ pub struct lithos_tail {
     pub zero2: __u32,
     pub first_gpu_ns: __u64,
     pub number: __u64,
-    pub narrow: __u32,
-    pub zero3: __u32,
-    pub reserved2: [__u64; 6usize],
+    pub tpcs: lithos_tpcs,
+    pub reserved2: [__u64; 5usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -490,11 +487,9 @@ const _: () = {
         [::core::mem::offset_of!(lithos_tail, first_gpu_ns) - 440usize];
     ["Offset of field: lithos_tail::number"]
         [::core::mem::offset_of!(lithos_tail, number) - 448usize];
-    ["Offset of field: lithos_tail::narrow"]
-        [::core::mem::offset_of!(lithos_tail, narrow) - 456usize];
-    ["Offset of field: lithos_tail::zero3"][::core::mem::offset_of!(lithos_tail, zero3) - 460usize];
+    ["Offset of field: lithos_tail::tpcs"][::core::mem::offset_of!(lithos_tail, tpcs) - 456usize];
     ["Offset of field: lithos_tail::reserved2"]
-        [::core::mem::offset_of!(lithos_tail, reserved2) - 464usize];
+        [::core::mem::offset_of!(lithos_tail, reserved2) - 472usize];
 };
 impl Default for lithos_tail {
     fn default() -> Self {

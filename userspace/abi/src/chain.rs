@@ -435,10 +435,10 @@ impl<'a> Tail<'a> {
         self.half(offset_of!(lithos_tail, stuck))
     }
 
-    /// Returns `narrow`.
+    /// Returns the two words of `tpcs`.
     #[inline]
-    pub fn narrow(&self) -> &'a AtomicU32 {
-        self.half(offset_of!(lithos_tail, narrow))
+    pub fn tpcs(&self) -> [&'a AtomicU64; 2] {
+        [0, 8].map(|at| self.page.word(self.at + offset_of!(lithos_tail, tpcs) + at))
     }
 
     /// Returns where the GPU says that the chain is done.

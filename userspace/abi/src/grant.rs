@@ -24,10 +24,10 @@ pub struct Grant {
     pub tpcs: [u64; 2],
     /// Target length of an atom in nanoseconds; 0 if launches are never split.
     pub atom_ns: u64,
-    /// Those of `tpcs` that are another partition's, and may be recalled ([`recall`]).
+    /// Those of `tpcs` that are another partition's.
     pub lent: [u64; 2],
-    /// Who does without them now. Said by readers.
-    pub recall: Recall,
+    /// Those of these that it may use now ([`lend`]). Said by readers.
+    pub borrowed: [u64; 2],
     /// Bound on predicted unfinished work in nanoseconds; 0 if there is none.
     pub outstanding_ns: u64,
     /// Whether it is what holds when nobody schedules. Said by readers.
@@ -38,11 +38,35 @@ impl Grant {
     /// Returns the TPCs that what is launched now may use.
     #[inline(always)]
     pub fn now(&self) -> [u64; 2] {
-        let Self { tpcs, lent, .. } = *self;
-        match self.recall {
-            Recall::Nobody => tpcs,
-            Recall::Launches | Recall::Atoms => [tpcs[0] & !lent[0], tpcs[1] & !lent[1]],
+        let Self {
+            tpcs,
+            lent,
+            borrowed,
+            ..
+        } = *self;
+        [0, 1].map(|word| tpcs[word] & (!lent[word] | borrowed[word]))
+    }
+
+    /// Returns the TPCs that nobody else can need.
+    #[inline(always)]
+    pub fn own(&self) -> [u64; 2] {
+        [0, 1].map(|word| self.tpcs[word] & !self.lent[word])
+    }
+
+    /// Returns the TPCs that what is launched now may use if its mask cannot be changed later: what is lent only
+    /// to who could not go on without it.
+    pub fn lasting(&self) -> [u64; 2] {
+        match self.is_own_enough() {
+            true => self.own(),
+            false => self.now(),
         }
+    }
+
+    /// Returns whether atoms would not become too long on these (`LITHOS_ATOM_LONGEST_NS`).
+    pub fn is_own_enough(&self) -> bool {
+        let count = |words: [u64; 2]| u64::from(words[0].count_ones() + words[1].count_ones());
+        let work_ns = self.atom_ns.saturating_mul(count(self.tpcs));
+        work_ns <= u64::from(LITHOS_ATOM_LONGEST_NS).saturating_mul(count(self.own()))
     }
 }
 
@@ -120,7 +144,7 @@ const HEARTBEAT: usize = offset_of!(lithos_grant_page, heartbeat_ns);
 const ORDER: usize = offset_of!(lithos_grant_page, order);
 const RING: usize = offset_of!(lithos_grant_page, ring);
 const HELD: usize = offset_of!(lithos_grant_page, held);
-const RECALL: usize = offset_of!(lithos_grant_page, recall);
+const BORROWED: usize = offset_of!(lithos_grant_page, borrowed);
 const _: () = assert!(size_of::<lithos_grant_page>() == PAGE);
 
 fn slot(sequence: u64) -> usize {
@@ -244,7 +268,7 @@ impl<'a> GrantReader<'a> {
             sequence,
             tpcs: two(offset_of!(lithos_grant, tpcs)),
             lent: two(offset_of!(lithos_grant, lent)),
-            recall: Recall::from_word(self.page.word(RECALL).load(SeqCst)),
+            borrowed: [0, 8].map(|at| self.page.word(BORROWED + at).load(SeqCst)),
             atom_ns: word(offset_of!(lithos_grant, atom_ns)),
             outstanding_ns: word(offset_of!(lithos_grant, outstanding_ns)),
             is_fail_static,
@@ -339,41 +363,6 @@ impl Order {
     }
 }
 
-/// Who does without the TPCs that are lent to a channel.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Recall {
-    /// Nobody.
-    #[default]
-    Nobody,
-    /// Launches that are not split, and first atoms.
-    Launches,
-    /// All that is launched.
-    Atoms,
-}
-
-impl Recall {
-    /// What a word of the grant page says; one that says nothing known recalls all.
-    #[inline(always)]
-    pub fn from_word(word: u64) -> Self {
-        const NONE: u64 = LITHOS_RECALL_NONE as u64;
-        const LAUNCHES: u64 = LITHOS_RECALL_LAUNCHES as u64;
-        match word {
-            NONE => Self::Nobody,
-            LAUNCHES => Self::Launches,
-            _ => Self::Atoms,
-        }
-    }
-
-    /// The word for it.
-    pub fn word(self) -> u64 {
-        u64::from(match self {
-            Self::Nobody => LITHOS_RECALL_NONE,
-            Self::Launches => LITHOS_RECALL_LAUNCHES,
-            Self::Atoms => LITHOS_RECALL_ATOMS,
-        })
-    }
-}
-
 /// Asks in a grant page to be woken by the next launch from the sleep of this number, or, with 0, not to
 /// be; and fences: what was launched before is in the ring by now, or will find this.
 pub fn ask_to_ring(page: &Page<'_>, number: u64) {
@@ -393,10 +382,11 @@ pub fn hold(page: &Page<'_>, is_held: bool) {
     page.word(HELD).store(is_held.into(), SeqCst);
 }
 
-/// Says in a grant page who does without the TPCs that are lent, beside whoever writes the grants, and
-/// fences: launches that are begun later do without them.
-pub fn recall(page: &Page<'_>, recall: Recall) {
-    page.word(RECALL).store(recall.word(), SeqCst);
+/// Says in a grant page which TPCs that are lent may be used now, beside whoever writes the grants, and
+/// fences: launches that are begun later do without the others.
+pub fn lend(page: &Page<'_>, tpcs: [u64; 2]) {
+    page.word(BORROWED).store(tpcs[0], SeqCst);
+    page.word(BORROWED + 8).store(tpcs[1], SeqCst);
     fence(SeqCst);
 }
 

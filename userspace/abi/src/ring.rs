@@ -20,6 +20,7 @@ const RECORD_WORDS: usize = RECORD / 8;
 const RESERVED: usize = offset_of!(lithos_ring, reserved);
 const CHAINS: usize = offset_of!(lithos_ring, chains);
 const WAITING: usize = offset_of!(lithos_ring, waiting);
+const BACKLOG: usize = offset_of!(lithos_ring, backlog_ns);
 const RUNG: usize = offset_of!(lithos_ring, rung);
 const COUNTERS: usize = offset_of!(lithos_ring, counters);
 const _: () = assert!(HEADER == LITHOS_PAGE_BYTES as usize && RECORD == 128);
@@ -161,6 +162,11 @@ impl<'a> RingWriter<'a> {
             true => waiting.fetch_add(1, SeqCst),
             false => waiting.fetch_sub(1, SeqCst),
         };
+    }
+
+    /// Says how much predicted work is under way that no gate holds up, in nanoseconds.
+    pub fn note_backlog(&self, predicted_ns: u64) {
+        self.page.word(BACKLOG).store(predicted_ns, Relaxed);
     }
 
     /// Returns the number of a chain that begins.
@@ -314,6 +320,12 @@ impl<'a> RingReader<'a> {
     #[inline]
     pub fn is_waiting(&self) -> bool {
         self.page.word(WAITING).load(SeqCst) != 0
+    }
+
+    /// Returns how much predicted work is under way that no gate holds up, in nanoseconds, as its tenant says.
+    #[inline]
+    pub fn backlog_ns(&self) -> u64 {
+        self.page.word(BACKLOG).load(Relaxed)
     }
 
     /// Returns how many records there are.

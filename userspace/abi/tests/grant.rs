@@ -9,7 +9,7 @@ use std::thread;
 
 use lithos_abi::arena::Counts;
 use lithos_abi::bindings::*;
-use lithos_abi::grant::{Grant, GrantPageError, GrantReader, GrantWriter, Recall, Terms, recall};
+use lithos_abi::grant::{Grant, GrantPageError, GrantReader, GrantWriter, Terms, lend};
 use memory::Memory;
 
 const PAGE: usize = LITHOS_PAGE_BYTES as usize;
@@ -38,7 +38,7 @@ fn grant(n: u64) -> Grant {
         sequence: n,
         tpcs: [n, !n],
         lent: [n & 0xff00, 0],
-        recall: Recall::Nobody,
+        borrowed: [0; 2],
         atom_ns: n.wrapping_mul(3),
         outstanding_ns: n.wrapping_mul(5),
         is_fail_static: false,
@@ -61,7 +61,7 @@ fn a_reader_finds_what_was_written() {
 }
 
 #[test]
-fn what_is_recalled_is_what_is_lent_until_it_is_lent_again() {
+fn of_what_is_lent_only_what_it_borrows_may_be_used() {
     let memory = Memory::new(PAGE);
     let mut writer = GrantWriter::create(memory.page(), &terms());
     let reader = GrantReader::new(memory.page()).expect("a grant page");
@@ -77,17 +77,33 @@ fn what_is_recalled_is_what_is_lent_until_it_is_lent_again() {
     };
     writer.publish_with(&lends, &own);
     let now = || reader.read().expect("a grant").now();
-    assert_eq!(now(), [0xff, 0x3]);
-    for who in [Recall::Launches, Recall::Atoms] {
-        recall(&memory.page(), who);
-        assert_eq!(reader.read().expect("a grant").recall, who);
+    for (borrowed, expected) in [
+        ([0, 0], [0xf, 0x1]),
+        ([0x10, 0], [0x1f, 0x1]),
+        ([0x20, 0x2], [0x2f, 0x3]),
+        ([u64::MAX; 2], [0xff, 0x3]),
+    ] {
+        lend(&memory.page(), borrowed);
+        assert_eq!(now(), expected);
+        assert_eq!(reader.read().expect("a grant").own(), [0xf, 0x1]);
+        writer.set_broker(LITHOS_BROKER_FAIL_STATIC, 1);
         assert_eq!(now(), [0xf, 0x1]);
+        writer.set_broker(LITHOS_BROKER_SCHEDULED, 1);
     }
-    writer.set_broker(LITHOS_BROKER_FAIL_STATIC, 1);
-    assert_eq!(now(), [0xf, 0x1]);
-    writer.set_broker(LITHOS_BROKER_SCHEDULED, 1);
-    recall(&memory.page(), Recall::Nobody);
-    assert_eq!(now(), [0xff, 0x3]);
+}
+
+#[test]
+fn what_is_its_own_is_enough_if_atoms_are_short_there() {
+    let grant = |own: u64, atom_ns| Grant {
+        tpcs: [0xffff, 0],
+        lent: [0xffff & !own, 0],
+        atom_ns,
+        ..grant(1)
+    };
+    assert!(grant(0b1, 62_500).is_own_enough());
+    assert!(!grant(0b1, 62_501).is_own_enough());
+    assert!(grant(0b11, 125_000).is_own_enough());
+    assert!(!grant(0, 1).is_own_enough());
 }
 
 #[test]

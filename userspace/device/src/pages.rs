@@ -23,7 +23,7 @@ use lithos_abi::Page;
 use lithos_abi::arena::{Stamps, region};
 use lithos_abi::bindings::{LITHOS_PAGE_BYTES, LITHOS_REGION_STAMPS};
 use lithos_abi::chain::Chains;
-use lithos_abi::grant::{Grant, GrantPageError, GrantWriter, Order, Recall, Terms, beat};
+use lithos_abi::grant::{Grant, GrantPageError, GrantWriter, Order, Terms, beat};
 use lithos_abi::ring::{RingError, RingReader};
 use memmap2::MmapRaw;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -113,9 +113,9 @@ impl LivePages {
         lithos_abi::grant::order(&self.grant_page, order);
     }
 
-    /// See [`grant::recall`](lithos_abi::grant::recall).
-    pub fn recall(&self, recall: Recall) {
-        lithos_abi::grant::recall(&self.grant_page, recall);
+    /// See [`grant::lend`](lithos_abi::grant::lend).
+    pub fn lend(&self, tpcs: [u64; 2]) {
+        lithos_abi::grant::lend(&self.grant_page, tpcs);
     }
 
     /// See [`grant::hold`](lithos_abi::grant::hold).
