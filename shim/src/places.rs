@@ -289,7 +289,13 @@ impl Places {
             // There may have been fewer rows than atoms to be.
             let cut = at.gates().load(Relaxed).saturating_add(1);
             let atoms = u16::try_from(cut).unwrap_or(held.atoms).min(held.atoms);
-            operators.learn(held.operator, after_first_ns, atoms, held.tpcs);
+            let [low, high] = at.tpcs().map(|word| word.load(Relaxed).count_ones());
+            // Of clusters they are not said.
+            let tpcs = match low + high {
+                0 => held.tpcs,
+                had => had,
+            };
+            operators.learn(held.operator, after_first_ns, atoms, tpcs);
         }
         self.free(held);
         owner.store(0, Release);

@@ -255,7 +255,7 @@ pub(crate) fn prepare(
     let editable = if cut.has_clusters {
         TpcMask::EMPTY
     } else {
-        tpcs.others
+        tpcs.others & managed.gpu.present
     };
     for (word, bits) in tail.tpcs().into_iter().zip(editable.bits()) {
         word.store(bits, Relaxed);

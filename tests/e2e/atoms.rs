@@ -209,29 +209,50 @@ fn a_squeezed_partition_runs_on_two_tpcs_and_moves() {
     ends_exactly(moves);
 }
 
-#[test]
-fn best_effort_that_borrows_is_held_up_while_somebody_latency_critical_is_active() {
-    let bed = managed_gpu(SPLIT);
-    let mut effort = exact_in(&bed, "borrows", &["--launches", "300"]);
+/// Has best effort that borrows give way to somebody latency-critical, and looks at what it says that it did.
+fn gives_way(bed: &Turn, how: &str) {
+    let mut effort = exact_in(bed, "borrows", &["--launches", "300"]);
     effort.tell().expect("a listener");
     bed.status_until("chains", |status| {
         (number(&channel(status, "borrows")["counters"]["split"]) > 0).then_some(())
     })
     .expect("launches are split");
-    let mut critical = tenant(&bed, "lc", &["be", "--until-eof"]);
+    let mut critical = tenant(bed, "lc", &["be", "--until-eof"]);
     assert_eq!(critical.json().expect("a start")["running"], true);
-    bed.status_until("a hold", |status| {
-        (number(&channel(status, "borrows")["chains"]["holds"]) > 0).then_some(())
+    bed.status_until(how, |status| {
+        (number(&channel(status, "borrows")["chains"][how]) > 0).then_some(())
     })
-    .expect("it is held up");
-    let report = critical
-        .finish(PATIENCE)
-        .expect("its end")
-        .json()
-        .expect("a report");
+    .expect("it gives way");
+    let report = critical.finish(PATIENCE).expect("its end").json();
+    let report = report.expect("a report");
     assert_eq!(report["blocks"], report["blocks_expected"]);
     assert_eq!(effort.json().expect("its launches")["running"], true);
     ends_exactly(effort);
+}
+
+#[test]
+fn best_effort_leaves_what_is_lent_to_it_while_its_lender_is_active() {
+    let bed = managed_gpu(SPLIT);
+    gives_way(&bed, "recalls");
+    assert_eq!(suspended_ns(&bed), 0);
+}
+
+#[test]
+fn best_effort_is_held_up_where_it_would_keep_too_few_tpcs() {
+    let bed = managed_gpu(&SPLIT.replace("atom_us = 200", "atom_us = 2000"));
+    gives_way(&bed, "holds");
+}
+
+/// For how long the partition that borrows was suspended, which has borrowed some.
+fn suspended_ns(bed: &Turn) -> u64 {
+    let status = bed.status().expect("a status");
+    let shares = &status["partitions"].as_array().expect("partitions");
+    let borrows = shares
+        .iter()
+        .find(|partition| partition["spec"]["name"] == "borrows");
+    let share = &borrows.expect("it is there")["shares"][0];
+    assert!(number(&share["so_far"]["borrowed_tpc_ns"]) > 0, "{share}");
+    number(&share["so_far"]["suspended_ns"])
 }
 
 /// Two that lend each other their TPCs.

@@ -114,8 +114,7 @@ impl Channel {
         let tpcs = TpcSet::from_words([bits, bits.rotate_left(7)]) & self.present;
         let reserved = self.reader().reserved();
         let revision = Revision(self.grants);
-        self.ledger
-            .granted(self.grants, revision, (tpcs, TpcSet::EMPTY), reserved);
+        self.ledger.granted(self.grants, revision, tpcs, reserved);
         if input.flag() {
             self.ledger.await_drain(revision);
             self.awaited.insert(revision);

@@ -40,6 +40,7 @@ use crate::operator::Partitions;
 use crate::peer;
 use crate::selftest::Verdict;
 use crate::takeover::{Left, attached_flags};
+use crate::transits::Transits;
 
 /// How often rings are looked at while a drain is awaited.
 const POLL_AWAITED: Nanos = Nanos(500_000);
@@ -66,6 +67,7 @@ pub struct Broker {
     pub(crate) kind: BrokerKind,
     pub(crate) hearts: Hearts,
     pub(crate) gates: Gatekeeper,
+    pub(crate) transits: Transits,
     /// Where it is kept what the next daemon has to know.
     pub(crate) will: Option<Will>,
     pub(crate) problems: Vec<String>,
@@ -133,8 +135,6 @@ pub(crate) struct Channel {
     pub(crate) granted: TpcSet,
     /// Those of them that are another partition's.
     pub(crate) lent: TpcSet,
-    /// Whether that is less than the policy grants, by an operator's order.
-    pub(crate) is_squeezed: bool,
     pub(crate) pages: Pages,
     pub(crate) ledger: Ledger,
     pub(crate) counts: Counts,
@@ -227,6 +227,7 @@ impl Broker {
             kind: BrokerKind::Embedded,
             hearts: Hearts::default(),
             gates: Gatekeeper::default(),
+            transits: Transits::default(),
             will: None,
             problems: Vec::new(),
             refused: 0,
@@ -406,7 +407,6 @@ impl Broker {
             oversize,
             granted: TpcSet::EMPTY,
             lent: TpcSet::EMPTY,
-            is_squeezed: false,
             pages,
             ledger,
             counts,

@@ -74,6 +74,9 @@ pub(crate) struct LeftChannel {
     pub(crate) context: u64,
     pub(crate) oversize: Oversize,
     pub(crate) cluster_ctas: u32,
+    /// The TPCs of others that it may have launched something on.
+    #[serde(default)]
+    pub(crate) lent: TpcSet,
     #[serde(with = "CountsForm")]
     pub(crate) counts: Counts,
 }

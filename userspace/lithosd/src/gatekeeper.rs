@@ -2,14 +2,15 @@
 //! The gatekeeper: a thread that sees who is active, shuts and opens gates and recalls what is lent, within
 //! microseconds.
 //!
-//! Who borrows TPCs does without them while their owner is active: its chains are held up, or go on on its own
-//! TPCs (`lithos_policy::Borrower`). Who is active is seen in the rings, without a
+//! Who borrows TPCs does without them while their owner is active: its chains go on on those that it keeps, or are held up
+//! (`lithos_policy::{Lending, Borrower}`). Who is active is seen in the rings, without a
 //! system call of anybody's. The thread looks all the time only while that can matter; else it
 //! sleeps, and has itself woken by whoever changes that:
 //!
 //! ```text
-//!   wide awake  somebody borrows and is busy, and a lender was active a moment ago
-//!   dozing      somebody borrows and is busy: woken by a launch of a lender, looks once a millisecond
+//!   wide awake  somebody is busy on TPCs of a lender who was active a moment ago, or suspended for one
+//!   napping     somebody is busy and does without what a lender needs: looks ten times a millisecond
+//!   dozing      somebody is busy on lent TPCs: woken by a launch of a lender, looks once a millisecond
 //!   asleep      nobody: woken by a launch of who borrows, or by the main loop
 //! ```
 //!
@@ -21,16 +22,18 @@ mod chains;
 mod member;
 mod reaction;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use lithos_abi::grant::{Order, Recall};
+use lithos_abi::grant::Order;
 use lithos_device::futex;
 use lithos_device::pages::LivePages;
-use lithos_policy::{Activity, ChannelId, Class, GpuId, Hand, Lenders, Nanos, RECENT};
+use lithos_policy::{
+    ChannelId, GpuId, Lending, Look, Nanos, PartitionName, Party, Portion, RECENT, Sums, TpcSet,
+};
 
 use crate::clock;
 use member::Member;
@@ -39,6 +42,8 @@ pub(crate) use member::Wanted;
 pub use reaction::ReactionStatus;
 use reaction::Reactions;
 
+/// How often it looks while it naps.
+const NAP: Duration = Duration::from_micros(100);
 /// How often it looks while it dozes.
 const DOZE: Duration = Duration::from_millis(1);
 /// How often it looks in any case.
@@ -62,6 +67,19 @@ struct Shared {
     has_started: AtomicBool,
     has_ended: AtomicBool,
     reactions: Mutex<Reactions>,
+    /// What partitions have lent and borrowed, as of the last look.
+    sums: Mutex<BTreeMap<(GpuId, PartitionName), Lent>>,
+}
+
+/// What a partition lends and borrows on a GPU.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Lent {
+    /// Its TPCs that others have.
+    pub(crate) lent: TpcSet,
+    /// What it has of others.
+    pub(crate) portion: Portion,
+    /// Sums over time.
+    pub(crate) sums: Sums,
 }
 
 impl Drop for Gatekeeper {
@@ -77,7 +95,7 @@ impl Gatekeeper {
         // A scheduler before this one may have left something else.
         live.order(Order::Open);
         live.ask_to_ring(0);
-        live.recall(Recall::Nobody);
+        live.lend(TpcSet::EMPTY.words());
         live.hold(false);
         let member = Arc::new(Member::new(gpu, live));
         self.0.lock().insert(id, member);
@@ -118,7 +136,13 @@ impl Gatekeeper {
             .unwrap_or_default()
     }
 
-    /// Returns how long it took to shut gates.
+    /// Returns what a partition lends and borrows on a GPU.
+    pub(crate) fn lent(&self, gpu: GpuId, partition: &PartitionName) -> Lent {
+        let key = (gpu, partition.clone());
+        lock(&self.0.sums).get(&key).copied().unwrap_or_default()
+    }
+
+    /// Returns how long it took to give way.
     pub(crate) fn reactions(&self) -> ReactionStatus {
         lock(&self.0.reactions).status()
     }
@@ -161,12 +185,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// The thread.
 struct Keeper {
     shared: Arc<Shared>,
-    /// Those of the members that it has seen, and of which change.
+    /// The channels that it has seen, and of which change.
     members: Vec<Arc<Member>>,
-    /// For each of them, those who lend to it.
-    lenders: Vec<Vec<usize>>,
     changes: u32,
-    gpus: BTreeMap<GpuId, Activity>,
+    gpus: Vec<Gpu>,
     /// When it last looked at what chains there are; and at whether they move.
     followed: Nanos,
     inspected: Nanos,
@@ -174,12 +196,21 @@ struct Keeper {
     sleeps: u64,
 }
 
+/// A GPU, with the partitions that have channels there.
+struct Gpu {
+    id: GpuId,
+    lending: Lending,
+    /// Of each partition, its channels.
+    members: Vec<Vec<Arc<Member>>>,
+}
+
 /// How little the thread has to look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Wakefulness {
-    Awake,
-    Dozing,
     Asleep,
+    Dozing,
+    Napping,
+    Awake,
 }
 
 impl Keeper {
@@ -187,9 +218,8 @@ impl Keeper {
         Self {
             shared,
             members: Vec::new(),
-            lenders: Vec::new(),
             changes: u32::MAX,
-            gpus: BTreeMap::new(),
+            gpus: Vec::new(),
             followed: Nanos(0),
             inspected: Nanos(0),
             sleeps: 0,
@@ -211,6 +241,7 @@ impl Keeper {
                     spins = 0;
                     std::thread::yield_now();
                 }
+                Wakefulness::Napping => self.sleep(Wakefulness::Napping, NAP),
                 Wakefulness::Dozing => self.sleep(Wakefulness::Dozing, DOZE),
                 Wakefulness::Asleep => self.sleep(Wakefulness::Asleep, SLEEP),
             }
@@ -224,32 +255,33 @@ impl Keeper {
         }
         self.changes = changes;
         self.members = self.shared.lock().values().cloned().collect();
-        let lenders_of = |borrower: &Arc<Member>| {
-            let members = self.members.iter().enumerate();
-            let lenders = members.filter(|(_, member)| member.lends_to(borrower));
-            lenders.map(|(index, _)| index).collect()
+        let mut gpus = BTreeMap::<GpuId, BTreeMap<PartitionName, (Party, Vec<_>)>>::new();
+        for member in &self.members {
+            if let Some(party) = member.party() {
+                let parties = gpus.entry(member.gpu).or_default();
+                let known = parties.entry(party.name.clone());
+                let (_, members) = known.or_insert_with(|| (party, Vec::new()));
+                members.push(Arc::clone(member));
+            }
+        }
+        let mut before = std::mem::take(&mut self.gpus);
+        let gpu = |(id, parties): (GpuId, BTreeMap<_, (Party, Vec<Arc<Member>>)>)| {
+            let known = before.iter_mut().find(|gpu| gpu.id == id);
+            let mut lending = known.map(|gpu| std::mem::take(&mut gpu.lending));
+            let (parties, members) = parties.into_values().unzip();
+            lending.get_or_insert_default().set(parties);
+            Gpu {
+                id,
+                lending: lending.unwrap_or_default(),
+                members,
+            }
         };
-        self.lenders = self.members.iter().map(lenders_of).collect();
-        self.gpus = (self.members.iter())
-            .map(|member| {
-                let known = self.gpus.get(&member.gpu).copied();
-                (member.gpu, known.unwrap_or_default())
-            })
-            .collect();
+        self.gpus = gpus.into_iter().map(gpu).collect();
         self.followed = Nanos(0);
     }
 
-    /// Sees who is active, and has gates be as they should.
+    /// Sees who is active, and has gates and masks be as they should.
     fn look(&mut self, now: Nanos) {
-        for member in &self.members {
-            member.see(now);
-        }
-        for (gpu, activity) in &mut self.gpus {
-            let mut critical = (self.members.iter())
-                .filter(|member| member.gpu == *gpu && member.class() == Class::LatencyCritical);
-            let is_active = critical.any(|member| member.idle(now) == Some(Nanos(0)));
-            activity.see(now, is_active);
-        }
         let follows = now.0.saturating_sub(self.followed.0) >= FOLLOW.0;
         let inspects = now.0.saturating_sub(self.inspected.0) >= INSPECT.0;
         if follows {
@@ -259,46 +291,58 @@ impl Keeper {
             self.inspected = now;
         }
         let mut moved = None;
-        for (index, member) in self.members.iter().enumerate() {
-            let activity = self.gpus.get(&member.gpu).copied().unwrap_or_default();
-            let conduct = member.conduct(&activity, self.lenders_idle(index, now), now);
-            member.lend(conduct.without);
-            let is_shut = member.set_mode(conduct.gates.into(), now);
-            if is_shut && member.standing().hand != Hand::Held {
-                moved = Some(index);
+        for (index, gpu) in self.gpus.iter_mut().enumerate() {
+            gpu.see(now);
+            for (party, members) in gpu.members.iter().enumerate() {
+                let portion = gpu.lending.portion(party);
+                for member in members {
+                    let is_less = member.lend(portion.tpcs & gpu.lending.parties()[party].lent);
+                    let is_shut = member.set_mode(member.gates(portion, now).into(), now);
+                    if is_less {
+                        member.turn(true, false, now);
+                    }
+                    if is_less || is_shut && !member.is_held_by_hand() {
+                        moved = Some((index, party));
+                    }
+                    member.turn(follows, inspects, now);
+                }
             }
-            member.turn(follows, inspects, now);
         }
-        if let Some(index) = moved {
-            self.note_reaction(index);
+        if let Some((gpu, party)) = moved {
+            self.note_reaction(gpu, party);
         } else if inspects {
             lock(&self.shared.reactions).settle();
         }
-    }
-
-    /// Those who lend to a member, as far as they are known.
-    fn lenders_of(&self, index: usize) -> impl Iterator<Item = &Arc<Member>> {
-        let lenders = self.lenders.get(index).into_iter().flatten();
-        lenders.filter_map(|&lender| self.members.get(lender))
-    }
-
-    fn lenders_idle(&self, index: usize, now: Nanos) -> Lenders {
-        let class = self.members[index].class();
-        let idle = |equals: bool| {
-            let lenders = self.lenders_of(index);
-            let those = lenders.filter(|lender| (lender.class() == class) == equals);
-            those.filter_map(|lender| lender.idle(now)).min()
-        };
-        Lenders {
-            betters: idle(false),
-            equals: idle(true),
+        if inspects {
+            self.publish_sums();
         }
     }
 
-    /// Takes note of when a member gave way, and for which launch.
-    fn note_reaction(&self, index: usize) {
+    fn publish_sums(&self) {
+        let mut sums = lock(&self.shared.sums);
+        sums.clear();
+        for gpu in &self.gpus {
+            let parties = gpu.lending.parties();
+            let all = (0..parties.len()).map(|party| gpu.portion_in_use(party));
+            let used = all.fold(TpcSet::EMPTY, |all, portion| all | portion);
+            for (index, party) in parties.iter().enumerate() {
+                let lent = Lent {
+                    lent: party.own & used,
+                    portion: gpu.lending.portion(index),
+                    sums: gpu.lending.sums(index),
+                };
+                sums.insert((gpu.id, party.name.clone()), lent);
+            }
+        }
+    }
+
+    /// Takes note of when a partition gave way, and for which launch.
+    fn note_reaction(&self, gpu: usize, borrower: usize) {
         let done = clock::now();
-        let mut active = (self.lenders_of(index))
+        let gpu = &self.gpus[gpu];
+        let lenders = (0..gpu.members.len()).filter(|&lender| gpu.lending.lends(lender, borrower));
+        let mut active = lenders
+            .flat_map(|lender| &gpu.members[lender])
             .filter_map(|member| Some((Arc::clone(member), member.oldest_active()?)));
         if let Some((member, launch)) = active.next() {
             lock(&self.shared.reactions).begin(member, launch, done);
@@ -307,45 +351,29 @@ impl Keeper {
 
     fn wakefulness(&self, now: Nanos) -> Wakefulness {
         let mut wakefulness = Wakefulness::Asleep;
-        for (index, member) in self.members.iter().enumerate() {
+        for member in &self.members {
             if member.is_unsettled() {
                 return Wakefulness::Awake;
             }
-            if self.lenders_of(index).next().is_none() {
+            if member.has_chains() {
                 // Nothing but the watch over what moves.
-                if member.has_chains() {
-                    wakefulness = Wakefulness::Dozing;
-                }
-                continue;
+                wakefulness = wakefulness.max(Wakefulness::Dozing);
             }
-            if !member.is_busy(now) {
-                continue;
-            }
-            let mut lenders = self.lenders_of(index);
-            let is_recent = |idle: Nanos| idle < RECENT;
-            if lenders.any(|lender| lender.idle(now).is_some_and(is_recent)) {
-                return Wakefulness::Awake;
-            }
-            wakefulness = Wakefulness::Dozing;
         }
-        wakefulness
+        let all = self.gpus.iter().map(|gpu| gpu.wakefulness(now)).max();
+        wakefulness.max(all.unwrap_or(Wakefulness::Asleep))
     }
 
-    /// Returns whose launches matter now: while it dozes, those of who lends to somebody who is busy; else
+    /// Returns whose launches matter now: while somebody is busy on lent TPCs, those of their lenders; else
     /// those of who borrows.
     fn askers(&self, wakefulness: Wakefulness, now: Nanos) -> Vec<Arc<Member>> {
-        let mut askers = BTreeSet::new();
-        for (index, member) in self.members.iter().enumerate() {
-            let lenders = self.lenders.get(index).map_or(&[][..], Vec::as_slice);
-            if wakefulness == Wakefulness::Dozing && member.is_busy(now) {
-                askers.extend(lenders);
-            } else if wakefulness == Wakefulness::Asleep && !lenders.is_empty() {
-                askers.insert(index);
-            }
+        let mut askers = Vec::new();
+        for gpu in &self.gpus {
+            askers.extend(gpu.askers(wakefulness, now));
         }
-        let members = askers.iter().filter_map(|&index| self.members.get(index));
         // Beyond what the kernel waits on they are looked at when time is up.
-        members.take(futex::WORDS_MAX - 1).cloned().collect()
+        askers.truncate(futex::WORDS_MAX - 1);
+        askers
     }
 
     /// Sleeps until somebody launches something whose launches matter, something has changed, or time is up.
@@ -384,5 +412,75 @@ impl Keeper {
         for member in &askers {
             member.live.ask_to_ring(0);
         }
+    }
+}
+
+impl Gpu {
+    /// Sees who is active, and decides who is lent what.
+    fn see(&mut self, now: Nanos) {
+        for (party, members) in self.members.iter().enumerate() {
+            let mut look = Look::default();
+            for member in members {
+                look.is_active |= member.see(now);
+                look.wants |= member.is_busy(now);
+                look.in_the_way = look.in_the_way.max(member.in_the_way(now));
+            }
+            self.lending.see(now, party, look);
+        }
+        self.lending.decide(now);
+    }
+
+    /// Returns whether a partition can be lent anything, and has something to run.
+    fn is_busy(&self, party: usize, now: Nanos) -> bool {
+        !self.lending.parties()[party].lent.is_empty()
+            && self.members[party].iter().any(|member| member.is_busy(now))
+    }
+
+    /// Returns what a partition has of others, if it is not suspended.
+    fn portion_in_use(&self, party: usize) -> TpcSet {
+        let portion = self.lending.portion(party);
+        match portion.is_suspended {
+            true => TpcSet::EMPTY,
+            false => portion.tpcs,
+        }
+    }
+
+    fn wakefulness(&self, now: Nanos) -> Wakefulness {
+        let mut wakefulness = Wakefulness::Asleep;
+        for borrower in 0..self.members.len() {
+            if !self.is_busy(borrower, now) {
+                continue;
+            }
+            wakefulness = wakefulness.max(Wakefulness::Dozing);
+            let portion = self.lending.portion(borrower);
+            for lender in 0..self.members.len() {
+                let is_recent = self.lending.activity(lender).needs(now, RECENT);
+                if !is_recent || !self.lending.lends(lender, borrower) {
+                    continue;
+                }
+                let own = self.lending.parties()[lender].own;
+                if portion.is_suspended || portion.is_paced || !own.is_disjoint(portion.tpcs) {
+                    return Wakefulness::Awake;
+                }
+                wakefulness = Wakefulness::Napping;
+            }
+        }
+        wakefulness
+    }
+
+    fn askers(&self, wakefulness: Wakefulness, now: Nanos) -> Vec<Arc<Member>> {
+        let parties = 0..self.members.len();
+        let asks = |party: usize| match wakefulness {
+            Wakefulness::Asleep => !self.lending.parties()[party].lent.is_empty(),
+            _ => parties.clone().any(|borrower| {
+                let own = self.lending.parties()[party].own;
+                self.is_busy(borrower, now) && !own.is_disjoint(self.lending.portion(borrower).tpcs)
+            }),
+        };
+        let askers = parties.clone().filter(|&party| asks(party));
+        askers
+            .flat_map(|party| &self.members[party])
+            .cloned()
+            .collect()
     }
 }

@@ -11,8 +11,8 @@ use lithos_abi::arena::Counts;
 use lithos_abi::bindings::*;
 use lithos_abi::grant::{Grant, Terms};
 use lithos_policy::{
-    ChannelId, ChannelView, Class, Command, Event, GpuId, Hand, Nanos, Oversize, PartitionName,
-    Refusal, Revision, Standing, TpcSet, TpcState, tpcs_for_cluster,
+    ChannelId, ChannelView, Command, Event, GpuId, Hand, LONGEST_ATOM, Nanos, Oversize, Party,
+    Refusal, TpcSet, tpcs_for_cluster,
 };
 
 use crate::broker::{Answer, Arrival, Broker};
@@ -21,18 +21,10 @@ use crate::gpu::Gpu;
 
 /// TPCs that a channel keeps at least when it is squeezed,
 const SQUEEZED_TPCS: u32 = 2;
-/// and how long its atoms may become by it, in microseconds: those that run when a process dies have to end
-/// within a few milliseconds, or its neighbours die, too.
-const SQUEEZED_ATOM_US: u32 = 1000;
-/// What a channel of no partition that is known is.
-const NOBODYS: Standing = Standing {
-    class: Class::LatencyCritical,
-    is_guaranteed: false,
-    borrows: false,
-    min_share: 0,
-    hand: Hand::Released,
-};
-
+/// and how long its atoms may become by it, in microseconds.
+const SQUEEZED_ATOM_US: u32 = LITHOS_ATOM_LONGEST_NS / 1_000;
+// The policy and the shim say the same.
+const _: () = assert!(LONGEST_ATOM.0 == LITHOS_ATOM_LONGEST_NS as u64);
 impl Broker {
     /// Tells the policy something that it has no reason to refuse.
     pub(crate) fn step_quietly(&mut self, now: Nanos, event: Event) {
@@ -45,6 +37,7 @@ impl Broker {
     pub(crate) fn step(&mut self, now: Nanos, event: Event) -> Result<(), Refusal> {
         let mut commands = VecDeque::new();
         self.scheduler.step(now, event, &mut commands);
+        self.transits.see(&self.scheduler, now);
         // Before anybody can use what is granted now.
         self.keep_estate();
         let mut answer = Ok(());
@@ -52,101 +45,75 @@ impl Broker {
             match command {
                 Command::Accepted(request) => tracing::trace!(?request, "accepted"),
                 Command::Refuse { why, .. } => answer = Err(why),
-                Command::Grant(grant) => self.publish(grant.channel, grant.revision, grant.tpcs),
+                Command::Grant(grant) => self.publish(&grant),
                 Command::AwaitDrain { channel, revision } => {
                     self.await_drain(channel, revision);
                     self.next_poll = Some(now);
                 }
             }
         }
-        self.lend();
         answer
-    }
-
-    /// Publishes anew what those may use who borrow, where that is something else now.
-    fn lend(&mut self) {
-        let outdated = |view: &ChannelView| {
-            let grant = view.grant?;
-            let borrowed = self.borrowed(view.channel)?;
-            let channel = self.channels.get(&view.channel)?;
-            (channel.granted != grant.tpcs | borrowed && !channel.is_squeezed).then_some(grant)
-        };
-        let grants = (self.scheduler.channels()).filter_map(|view| outdated(&view));
-        self.publish_again(grants.collect());
     }
 
     fn publish_again(&mut self, grants: Vec<lithos_policy::Grant>) {
         for grant in grants {
-            self.publish(grant.channel, grant.revision, grant.tpcs);
+            self.publish(&grant);
         }
-    }
-
-    /// Returns the TPCs that a channel may use besides its partition's own, up to its ceiling, while those
-    /// whose they are do not. Nothing if it does not borrow.
-    fn borrowed(&self, id: ChannelId) -> Option<TpcSet> {
-        let channel = self.scheduler.channel(id)?;
-        let known = self.partitions.known(channel.partition.as_str())?;
-        if !known.entry.borrow {
-            return None;
-        }
-        let gpu = self.scheduler.gpus().find(|view| view.gpu == channel.gpu)?;
-        let borrower = known.standing();
-        let is_lender = |name: &PartitionName| {
-            let lender = self.partitions.known(name.as_str());
-            *name != channel.partition
-                && lender.is_some_and(|lender| lender.standing().lends_to(&borrower))
-        };
-        let lent = gpu.tpcs.iter().filter(|tpc| match &tpc.state {
-            TpcState::Owned { partition } | TpcState::Reserved { partition } => {
-                is_lender(partition)
-            }
-            TpcState::Free | TpcState::InTransit { .. } => false,
-        });
-        let lent: TpcSet = lent.map(|tpc| tpc.bit).collect();
-        let own = channel.grant.map_or(0, |grant| grant.tpcs.len());
-        let room = known.entry.ceiling.unwrap_or(u32::MAX);
-        Some(lent.lowest(room.saturating_sub(own)))
     }
 
     /// Writes a grant, for now and for the time when nobody schedules.
-    pub(crate) fn publish(&mut self, id: ChannelId, revision: Revision, tpcs: TpcSet) {
-        let fail_static = self.fail_static(id, tpcs);
+    pub(crate) fn publish(&mut self, grant: &lithos_policy::Grant) {
+        let &lithos_policy::Grant {
+            channel: id,
+            revision,
+            tpcs: own,
+            lent,
+            ..
+        } = grant;
+        let fail_static = self.fail_static(id, own);
         let partition = self.scheduler.channel(id).map(|view| view.partition);
         let known = (partition.as_ref()).and_then(|name| self.partitions.known(name.as_str()));
-        let (standing, atom_us) = match known {
-            Some(known) => (known.standing(), known.entry.atom_us()),
-            None => (NOBODYS, 0),
+        let party = known.zip(partition).map(|(known, name)| Party {
+            name,
+            standing: known.standing(),
+            priority: known.entry.priority,
+            weight: known.entry.weight,
+            ceiling: known.entry.ceiling.unwrap_or(u32::MAX),
+            own,
+            lent,
+            atom: Nanos(u64::from(known.entry.atom_us()) * 1_000),
+        });
+        let (hand, atom_us, bound_us) = match known {
+            Some(known) => {
+                let entry = &known.entry;
+                (known.hand, entry.atom_us(), entry.bound_us().unwrap_or(0))
+            }
+            None => (Hand::Released, 0, 0),
         };
-        let bound_us = known.and_then(|known| known.entry.bound_us());
-        let squeezed = (standing.hand == Hand::Squeezed).then(|| self.squeezed(id, tpcs, atom_us));
-        let borrowed = self.borrowed(id).unwrap_or_default();
+        // Who is squeezed has few of its own, and nobody else's.
+        let squeezed = (hand == Hand::Squeezed).then(|| {
+            let all = (own | lent).len();
+            self.squeezed(id, own, all.saturating_mul(atom_us))
+        });
         let Some(channel) = self.channels.get_mut(&id) else {
             // Not handed over yet: it is told then.
             return;
         };
-        let lent = match squeezed {
-            Some(_) => TpcSet::EMPTY,
-            None => borrowed - tpcs,
+        let (own, lent) = match squeezed {
+            Some(squeezed) => (squeezed, TpcSet::EMPTY),
+            None => (own, lent),
         };
-        let own = squeezed.unwrap_or(tpcs);
         let tpcs = own | lent;
         let grant = Grant {
             atom_ns: u64::from(atom_us) * 1_000,
             lent: lent.words(),
-            outstanding_ns: u64::from(bound_us.unwrap_or(0)) * 1_000,
+            outstanding_ns: u64::from(bound_us) * 1_000,
             ..words(tpcs)
         };
         let sequence = (channel.pages).publish_with(&grant, &words(fail_static));
-        // So few TPCs that atoms would become too long are no place to go to.
-        let narrow_us = tpcs.len().saturating_mul(atom_us) / own.len().max(1);
-        let place = (narrow_us <= SQUEEZED_ATOM_US).then(|| Nanos(u64::from(narrow_us) * 1_000));
         let wanted = Wanted {
-            partition,
-            standing,
-            atom: Nanos(grant.atom_ns),
+            party: party.map(|party| Party { lent, ..party }),
             own,
-            is_squeezed: squeezed.is_some(),
-            place,
         };
         self.gates.set(id, wanted);
         // Until a channel is taken over its launches may follow another page.
@@ -154,10 +121,9 @@ impl Broker {
             Arrival::HandedOver { .. } => u64::MAX,
             Arrival::Made | Arrival::TakenOver => channel.pages.ring().reserved(),
         };
-        (channel.ledger).granted(sequence, revision, (tpcs, lent), reserved);
+        (channel.ledger).granted(sequence, revision, tpcs, reserved);
         channel.granted = tpcs;
         channel.lent = lent;
-        channel.is_squeezed = squeezed.is_some();
         tracing::debug!(channel = %id, grant = sequence, %tpcs, "granted");
         if channel.waits_until.take().is_some() {
             self.answers.push(Answer {
@@ -177,8 +143,8 @@ impl Broker {
     }
 
     /// Returns what a channel may use while it is squeezed: as few of its TPCs as its clusters have room on,
-    /// and its atoms time, beside those of the other channels of its partition.
-    fn squeezed(&self, id: ChannelId, tpcs: TpcSet, atom_us: u32) -> TpcSet {
+    /// and its atoms, of so many microseconds on a TPC, time, beside those of the other channels of its partition.
+    fn squeezed(&self, id: ChannelId, tpcs: TpcSet, atom_tpc_us: u32) -> TpcSet {
         let Some(channel) = self.scheduler.channel(id) else {
             return tpcs;
         };
@@ -186,7 +152,7 @@ impl Broker {
             |other: &ChannelView| other.partition == channel.partition && other.gpu == channel.gpu;
         let channels = self.scheduler.channels().filter(together).count();
         let channels = u32::try_from(channels).unwrap_or(u32::MAX);
-        let work_us = tpcs.len().saturating_mul(atom_us).saturating_mul(channels);
+        let work_us = atom_tpc_us.saturating_mul(channels);
         let needed = work_us.div_ceil(SQUEEZED_ATOM_US).max(SQUEEZED_TPCS);
         self.fewest(&channel, tpcs, needed)
     }

@@ -66,8 +66,8 @@ pub struct Ledger {
     unknowable: BTreeMap<u8, Unknowable>,
     /// Grants up to this one are those of a daemon before.
     inherited: u64,
-    /// The TPCs that were ever its own.
-    owned: TpcSet,
+    /// The TPCs that it ever had, its own or lent.
+    had: TpcSet,
     grants: VecDeque<Granted>,
     awaits: Vec<Await>,
     operators: HashSet<Operator>,
@@ -158,8 +158,6 @@ struct Granted {
     sequence: u64,
     revision: Revision,
     tpcs: TpcSet,
-    /// Those of them that are its partition's own.
-    own: TpcSet,
     /// `reserved`, read after the grant was published.
     reserved: u64,
 }
@@ -202,7 +200,7 @@ impl Ledger {
             completed_of: BTreeMap::new(),
             unknowable: BTreeMap::new(),
             inherited: 0,
-            owned: TpcSet::EMPTY,
+            had: TpcSet::EMPTY,
             grants: VecDeque::new(),
             awaits: Vec::new(),
             operators: HashSet::new(),
@@ -220,7 +218,7 @@ impl Ledger {
         let records = ring.records();
         let mut ledger = Self::new(records, present);
         ledger.inherited = last;
-        ledger.owned = held;
+        ledger.had = held;
         let forgotten = ring.reserved().saturating_sub(u64::from(records));
         ledger.next = forgotten.saturating_add(1);
         let others: u64 = [
@@ -236,17 +234,10 @@ impl Ledger {
         ledger
     }
 
-    /// Takes note of a grant that was just published, of these TPCs, of which some are lent, and of
-    /// `reserved` as read after that.
-    pub fn granted(
-        &mut self,
-        sequence: u64,
-        revision: Revision,
-        (tpcs, lent): (TpcSet, TpcSet),
-        reserved: u64,
-    ) {
-        let own = tpcs - lent;
-        self.owned |= own;
+    /// Takes note of a grant that was just published, of these TPCs, those that are lent and all, and of `reserved` as
+    /// read after that.
+    pub fn granted(&mut self, sequence: u64, revision: Revision, tpcs: TpcSet, reserved: u64) {
+        self.had |= tpcs;
         if self.grants.len() == GRANTS_KEPT {
             self.grants.pop_front();
         }
@@ -254,7 +245,6 @@ impl Ledger {
             sequence,
             revision,
             tpcs,
-            own,
             reserved,
         });
     }
@@ -282,8 +272,8 @@ impl Ledger {
         self.awaits.push(Await {
             revision,
             sequence: granted.sequence,
-            // What was never its own nobody takes away from it.
-            kept: granted.own | (self.present - self.owned),
+            // What it never had nobody takes away from it.
+            kept: granted.tpcs | (self.present - self.had),
             up_to: granted.reserved,
         });
     }
@@ -303,6 +293,11 @@ impl Ledger {
             cluster_ctas: Some(self.totals.cluster_ctas).filter(|&ctas| ctas > cluster_ctas),
             drained: drained.iter().map(|on| on.revision).collect(),
         }
+    }
+
+    /// Returns the TPCs that it ever had, its own or lent.
+    pub fn had(&self) -> TpcSet {
+        self.had
     }
 
     /// Returns whether all that was submitted is known to have completed, as of the last look.

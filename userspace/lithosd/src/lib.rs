@@ -43,4 +43,5 @@ pub mod store;
 mod takeover;
 mod tenants;
 mod token;
+mod transits;
 mod wait;

@@ -35,7 +35,6 @@ impl Known {
     pub(crate) fn standing(&self) -> Standing {
         Standing {
             class: self.entry.class.into(),
-            is_guaranteed: self.entry.guarantee > 0,
             borrows: self.entry.borrow,
             min_share: self.entry.min_share,
             hand: self.hand,

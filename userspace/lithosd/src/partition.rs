@@ -22,6 +22,8 @@ const ATOM_US: std::ops::RangeInclusive<u32> = 20..=2000;
 /// The part of the time, in percent, that best effort is owed: enough not to starve, and no more than one in
 /// a hundred requests of those who are never idle.
 const MIN_SHARE: u32 = 1;
+/// What it may weigh among equals.
+const WEIGHTS: std::ops::RangeInclusive<u32> = 1..=1000;
 /// The bound of what is under way and is not split, in microseconds.
 const BOUND_US: u32 = 200;
 
@@ -42,6 +44,9 @@ pub struct PartitionEntry {
     /// Its place within its class; larger is served first.
     #[serde(default)]
     pub priority: i32,
+    /// How much it gets of what equals divide, as against them.
+    #[serde(default = "weight")]
+    pub weight: u32,
     /// How long an atom of a launch that is split is to be, in microseconds; 0: none is. Left out: see
     /// [`PartitionEntry::atom_us`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -106,6 +111,9 @@ pub struct PartitionChange {
     /// The priority.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub priority: Option<i32>,
+    /// The weight.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
     /// The length of an atom in microseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub atom_us: Option<u32>,
@@ -188,6 +196,7 @@ impl PartitionEntry {
             guarantee,
             ceiling: None,
             priority: 0,
+            weight: 1,
             atom_us: None,
             borrow: false,
             min_share: MIN_SHARE,
@@ -252,6 +261,10 @@ impl PartitionEntry {
             let right = "only who has launches split (atom_us) can give TPCs back in time";
             return Err(self.error("borrow", true, right.into()));
         }
+        if !WEIGHTS.contains(&self.weight) {
+            let (least, most) = (WEIGHTS.start(), WEIGHTS.end());
+            return Err(self.error("weight", self.weight, format!("{least} to {most}")));
+        }
         if self.min_share > 100 {
             let right = "a part of the time in percent, 0 to 100".into();
             return Err(self.error("min_share", self.min_share, right));
@@ -310,6 +323,8 @@ impl PartitionEntry {
             guarantee: self.guarantee,
             ceiling: self.ceiling,
             priority: self.priority,
+            weight: self.weight,
+            borrow: self.borrow,
             oversize: self.oversize,
             enforce: self.enforce,
             gpus: gpus.transpose()?,
@@ -328,6 +343,7 @@ impl PartitionEntry {
                 None => self.ceiling,
             },
             priority: change.priority.unwrap_or(self.priority),
+            weight: change.weight.unwrap_or(self.weight),
             atom_us: change.atom_us.or(self.atom_us),
             borrow: change.borrow.unwrap_or(self.borrow),
             min_share: change.min_share.unwrap_or(self.min_share),
@@ -350,6 +366,10 @@ impl PartitionEntry {
             right,
         }
     }
+}
+
+fn weight() -> u32 {
+    1
 }
 
 fn min_share() -> u32 {
@@ -468,7 +488,7 @@ mod tests {
         let good = PartitionEntry::new("chat", ClassWord::Be, 4);
         assert!(good.check().is_ok());
         type Spoil = fn(&mut PartitionEntry);
-        let cases: [(Spoil, &str, &str); 12] = [
+        let cases: [(Spoil, &str, &str); 14] = [
             (|e| e.name = "a b".into(), "name", "letters, digits"),
             (|e| e.guarantee = 129, "guarantee = 129", "more than 128"),
             (|e| e.ceiling = Some(0), "ceiling = 0", "1 or more"),
@@ -476,6 +496,8 @@ mod tests {
             (|e| e.borrow = true, "borrow = true", "atom_us"),
             (|e| e.atom_us = Some(19), "atom_us = 19", "20 to 2000"),
             (|e| e.atom_us = Some(2001), "atom_us = 2001", "0 to split"),
+            (|e| e.weight = 0, "weight = 0", "1 to 1000"),
+            (|e| e.weight = 1001, "weight = 1001", "1 to 1000"),
             (|e| e.min_share = 101, "min_share = 101", "0 to 100"),
             (|e| e.bound_us = 0, "bound_us = 0", "microseconds"),
             (|e| e.gpus = Some(vec![]), "gpus = []", "at least one"),

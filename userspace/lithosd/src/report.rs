@@ -9,11 +9,12 @@ use lithos_policy::{ChannelId, GpuView, Nanos, TpcSet, TpcState};
 
 use crate::broker::{Arrival, Broker, BrokerKind, Channel};
 use crate::config::AdmissionMode;
+use crate::gatekeeper::Lent;
 use crate::gpu::Unfit;
 use crate::operator::Known;
 use crate::status::{
-    AwaitingStatus, ChannelStatus, DaemonStatus, GpuStatus, PartitionStatus, ShareStatus, Status,
-    TenantStatus, TransitStatus,
+    AwaitingStatus, ChannelStatus, DaemonStatus, GpuStatus, PartitionStatus, ShareStatus, SoFar,
+    Status, TenantStatus, TransitStatus,
 };
 
 /// The tenant's counters, by the names that status gives them.
@@ -124,13 +125,34 @@ impl Broker {
             hand,
         } = self.partitions.known(name)?;
         let view = self.scheduler.partition(&name.parse().ok()?)?;
-        let shares = view.shares.iter().map(|share| ShareStatus {
-            gpu: share.gpu.0,
-            size: share.size,
-            planned: share.planned,
-            owned: share.owned,
-            sms: self.sms(share.gpu.0, share.owned),
-            cluster_short: share.cluster_short,
+        let shares = view.shares.iter().map(|share| {
+            let Lent {
+                lent,
+                portion,
+                sums,
+            } = self.gates.lent(share.gpu, &view.spec.name);
+            let (transit, transit_tpc_ns) = self.transits.of(share.gpu, &view.spec.name);
+            ShareStatus {
+                gpu: share.gpu.0,
+                size: share.size,
+                planned: share.planned,
+                owned: share.owned,
+                sms: self.sms(share.gpu.0, share.owned),
+                cluster_short: share.cluster_short,
+                lent,
+                borrowed: match portion.is_suspended {
+                    true => TpcSet::EMPTY,
+                    false => portion.tpcs,
+                },
+                transit,
+                suspended: portion.is_suspended,
+                so_far: SoFar {
+                    lent_tpc_ns: sums.lent_tpc_ns,
+                    borrowed_tpc_ns: sums.borrowed_tpc_ns,
+                    transit_tpc_ns,
+                    suspended_ns: sums.suspended_ns,
+                },
+            }
         });
         Some(PartitionStatus {
             spec: entry.clone(),

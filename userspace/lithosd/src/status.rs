@@ -195,6 +195,34 @@ pub struct ShareStatus {
     pub sms: u32,
     /// Whether its largest cluster does not fit into what it owns.
     pub cluster_short: bool,
+    /// Those of its TPCs that others have now who borrow.
+    #[serde(default)]
+    pub lent: TpcSet,
+    /// Those of others that it has now.
+    #[serde(default)]
+    pub borrowed: TpcSet,
+    /// Those that it has lost, or lost for a time to come, and that launches of it may still be running on.
+    #[serde(default)]
+    pub transit: TpcSet,
+    /// Whether it has to wait, but for its ration, because others need what it borrows.
+    #[serde(default)]
+    pub suspended: bool,
+    /// The same over time, while it had channels there.
+    #[serde(default)]
+    pub so_far: SoFar,
+}
+
+/// What became of TPCs since the daemon began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SoFar {
+    /// What others had of it, in TPC-nanoseconds.
+    pub lent_tpc_ns: u64,
+    /// What it had of others, while it had something to run, in TPC-nanoseconds.
+    pub borrowed_tpc_ns: u64,
+    /// What was on its way from it, in TPC-nanoseconds.
+    pub transit_tpc_ns: u64,
+    /// For how long it was suspended although it had something to run, in nanoseconds.
+    pub suspended_ns: u64,
 }
 
 /// A tenant.
@@ -235,7 +263,7 @@ pub struct ChannelStatus {
     pub tpcs: TpcSet,
     /// SMs of those.
     pub sms: u32,
-    /// Those of the TPCs that are another partition's. It does without them while `chains.recalled`.
+    /// Those of the TPCs that are another partition's. Of them it may use those in `chains.borrowed` now.
     #[serde(default)]
     pub lent: TpcSet,
     /// What becomes of launches that do not fit, as the channel was told when it was made.

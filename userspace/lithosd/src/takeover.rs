@@ -113,13 +113,14 @@ impl Broker {
                     channel: id,
                     tenant,
                     cluster_ctas: channel.cluster_ctas,
+                    lent: channel.lent,
                 });
                 let state = Left {
                     gpu,
                     context: channel.context,
                     oversize: channel.oversize,
                     counts: channel.counts,
-                    held: tpcs,
+                    held: tpcs | channel.lent,
                     awaits: false,
                 };
                 own.insert(id, state);
@@ -242,7 +243,6 @@ impl Broker {
             oversize: left.oversize,
             granted: TpcSet::EMPTY,
             lent: TpcSet::EMPTY,
-            is_squeezed: false,
             pages,
             ledger,
             counts: left.counts,
@@ -253,7 +253,7 @@ impl Broker {
             waits_until: None,
         };
         self.insert_channel(id, state, now);
-        self.publish(id, grant.revision, grant.tpcs);
+        self.publish(&grant);
         Ok(awaits)
     }
 
@@ -381,17 +381,20 @@ impl Broker {
             let gpu = self.gpus.iter().find(|gpu| GpuId(gpu.index) == id);
             gpu.map(|gpu| gpu.board.uuid.clone()).unwrap_or_default()
         };
-        let granted: BTreeMap<ChannelId, u32> = (self.scheduler.channels())
-            .filter(|view| view.grant.is_some())
-            .map(|view| (view.channel, view.cluster_ctas))
+        let granted: BTreeMap<ChannelId, (u32, TpcSet)> = (self.scheduler.channels())
+            .filter_map(|view| Some((view.channel, (view.cluster_ctas, view.grant?.lent))))
             .collect();
         let left_channel = |id: ChannelId, (gpu, context, oversize, counts)| {
+            let &(cluster_ctas, lent) = granted.get(&id)?;
+            let had = (self.channels.get(&id)).map_or(TpcSet::EMPTY, |c| c.ledger.had());
             Some(LeftChannel {
                 channel: id.0,
                 gpu: uuid(gpu),
                 context,
                 oversize,
-                cluster_ctas: *granted.get(&id)?,
+                cluster_ctas,
+                // Of some it may have launched on nobody waits any more, which does no harm.
+                lent: lent | had,
                 counts,
             })
         };

@@ -82,6 +82,17 @@ pub struct Portion {
     pub is_paced: bool,
 }
 
+/// What a partition has lent and borrowed so far, and for how long it was suspended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Sums {
+    /// TPC-nanoseconds that others had who wanted them.
+    pub lent_tpc_ns: u64,
+    /// TPC-nanoseconds that it had of others, while it wanted them.
+    pub borrowed_tpc_ns: u64,
+    /// Nanoseconds in which it wanted some and was suspended, rations and all.
+    pub suspended_ns: u64,
+}
+
 /// Lenders and borrowers on one GPU.
 #[derive(Clone, Debug, Default)]
 pub struct Lending {
@@ -92,6 +103,9 @@ pub struct Lending {
     /// For each borrower, what is withheld from it, by those who are served first and by equals.
     withheld: Vec<[TpcSet; 2]>,
     portions: Vec<Portion>,
+    sums: Vec<Sums>,
+    /// When it was last decided.
+    decided: Nanos,
     /// Something has changed that decides about portions.
     is_due: bool,
     /// For each borrower and lender, how long to wait when it is idle, and of what gaps that was found.
@@ -111,6 +125,11 @@ impl Lending {
                 .iter()
                 .map(|index| index.map_or(Portion::default(), |index| old.portions[index]))
                 .collect(),
+            sums: known
+                .iter()
+                .map(|index| index.map_or(Sums::default(), |index| old.sums[index]))
+                .collect(),
+            decided: old.decided,
             wants: vec![false; parties.len()],
             in_the_way: vec![Nanos(0); parties.len()],
             withheld: vec![[TpcSet::EMPTY; 2]; parties.len()],
@@ -135,6 +154,11 @@ impl Lending {
         self.portions[party]
     }
 
+    /// Returns what a partition has lent and borrowed so far.
+    pub fn sums(&self, party: usize) -> Sums {
+        self.sums[party]
+    }
+
     /// Returns whether a partition lends something to another one, or could.
     pub fn lends(&self, lender: usize, borrower: usize) -> bool {
         let (lender, borrower) = (&self.parties[lender], &self.parties[borrower]);
@@ -151,6 +175,7 @@ impl Lending {
 
     /// Decides who is lent what now.
     pub fn decide(&mut self, now: Nanos) {
+        self.count(now);
         for borrower in 0..self.parties.len() {
             if self.parties[borrower].lent.is_empty() {
                 continue;
@@ -181,6 +206,31 @@ impl Lending {
             let is_paced =
                 !tpcs.is_empty() && lenders.any(|l| self.activities[l].needs(now, RECENT));
             self.portions[borrower].is_paced = is_paced;
+        }
+    }
+
+    /// Adds what was lent since the last decision.
+    fn count(&mut self, now: Nanos) {
+        let span = match self.decided {
+            Nanos(0) => 0,
+            Nanos(decided) => now.0.saturating_sub(decided),
+        };
+        self.decided = now;
+        for borrower in 0..self.parties.len() {
+            let Portion {
+                tpcs, is_suspended, ..
+            } = self.portions[borrower];
+            if !self.wants[borrower] {
+                continue;
+            }
+            if is_suspended {
+                self.sums[borrower].suspended_ns += span;
+                continue;
+            }
+            self.sums[borrower].borrowed_tpc_ns += u64::from(tpcs.len()) * span;
+            for (party, sums) in self.parties.iter().zip(&mut self.sums) {
+                sums.lent_tpc_ns += u64::from((party.own & tpcs).len()) * span;
+            }
         }
     }
 

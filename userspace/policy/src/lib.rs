@@ -52,7 +52,7 @@ pub use event::{Event, Left};
 pub use gap::{Gaps, LINGER};
 pub use hold::{Hand, Standing};
 pub use id::{ChannelId, GpuId, Nanos, Revision, TenantId};
-pub use lend::{LONGEST_ATOM, Lending, Look, Party, Portion};
+pub use lend::{LONGEST_ATOM, Lending, Look, Party, Portion, Sums};
 pub use pace::{AHEAD, Pace};
 pub use partition::{Class, NameError, Oversize, PartitionName, PartitionSpec};
 pub use refusal::Refusal;

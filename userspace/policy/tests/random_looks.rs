@@ -97,10 +97,7 @@ fn for_all(check: impl Fn(&[Someone], &Looks)) {
         failure_persistence: None,
         ..Config::default()
     };
-    let seed = TestRng::from_seed(
-        RngAlgorithm::ChaCha,
-        b"who lends what to whom, and when",
-    );
+    let seed = TestRng::from_seed(RngAlgorithm::ChaCha, b"who lends what to whom, and when");
     let strategy = (
         prop::collection::vec(someone(), 1..6),
         prop::collection::vec(

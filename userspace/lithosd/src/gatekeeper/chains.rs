@@ -47,7 +47,8 @@ pub(super) struct Chains {
     mode: Mode,
     /// Since when.
     since: Nanos,
-    squeezed: Option<TpcSet>,
+    /// The TPCs that atoms may use that have not started; `None`: all that their launches may.
+    allowed: Option<TpcSet>,
     seen: Seen,
     /// When the gates of all were last looked at.
     looked: Nanos,
@@ -98,8 +99,10 @@ struct Followed {
     is_new: bool,
     /// What its gates say, as far as is known.
     gates: Option<Order>,
-    /// The TPCs that its atoms were squeezed to.
-    squeezed: Option<TpcSet>,
+    /// The TPCs that its launch may come to run on, and those that its atoms have that have not started, as far as is
+    /// known. Of clusters they are none, and cannot be changed.
+    all: Option<TpcSet>,
+    tpcs: Option<TpcSet>,
     /// It is let pass whatever is ordered.
     is_stuck: bool,
     is_stalled: bool,
@@ -118,7 +121,8 @@ impl Followed {
             launch: 0,
             is_new,
             gates: None,
-            squeezed: None,
+            all: None,
+            tpcs: None,
             is_stuck: false,
             is_stalled: false,
             first: None,
@@ -141,6 +145,34 @@ impl Followed {
     }
 }
 
+impl Followed {
+    /// Returns the TPCs that its atoms are to have; `None` if that cannot be known yet.
+    fn wanted_tpcs(&mut self, live: &LivePages, allowed: Option<TpcSet>) -> Option<TpcSet> {
+        let (Some(allowed), false) = (allowed, self.tpcs == Some(TpcSet::EMPTY)) else {
+            return Some(self.tpcs.unwrap_or_default());
+        };
+        // All that it may have it has, then.
+        if self.tpcs == Some(allowed) {
+            return self.tpcs;
+        }
+        if self.all.is_none()
+            && let Read::Record(record) = live.ring().read(self.launch)
+        {
+            self.all = Some(TpcSet::from_words(record.tpcs.words));
+        }
+        let all = self.all?;
+        let some = all & allowed;
+        // An empty mask would hang it for ever.
+        Some(if some.is_empty() { all } else { some })
+    }
+}
+
+/// Returns the TPCs that the atoms of a chain had when it was published; none of clusters.
+fn published_tpcs(tail: &Tail<'_>) -> Option<TpcSet> {
+    let words = tail.tpcs().map(|word| word.load(Relaxed));
+    Some(TpcSet::from_words(words))
+}
+
 impl Chains {
     pub(super) fn running(&self) -> u64 {
         self.followed.len() as u64
@@ -158,8 +190,8 @@ impl Chains {
         live.ring().chains() != self.last
     }
 
-    pub(super) fn squeeze(&mut self, tpcs: Option<TpcSet>) {
-        self.squeezed = tpcs;
+    pub(super) fn allow(&mut self, tpcs: TpcSet) {
+        self.allowed = Some(tpcs);
     }
 
     pub(super) fn is_paced(&self) -> bool {
@@ -176,6 +208,9 @@ impl Chains {
         }
         // What is paced may begin, for it is bounded.
         live.hold(mode == Mode::Held);
+        if self.mode == Mode::Held {
+            self.seen.held_ns += now.0.saturating_sub(self.since.0);
+        }
         self.mode = mode;
         self.since = now;
         self.seen.since_ns = now.0;
@@ -243,6 +278,7 @@ impl Chains {
             return true;
         };
         let mut stores = 0;
+        let mut is_settled = true;
         for chain in &mut self.followed {
             let tail = chains.tail(chain.number);
             let Some(launch) = tail.running() else {
@@ -253,10 +289,7 @@ impl Chains {
                 let is_new = chain.is_new || chain.launch != 0;
                 *chain = Followed {
                     launch,
-                    // Narrow to what, only its publisher knows, or a scheduler before: to be stored into in
-                    // any case.
-                    squeezed: (tail.narrow().load(Relaxed) != 0 || !is_new)
-                        .then_some(TpcSet::EMPTY),
+                    tpcs: published_tpcs(&tail).filter(|tpcs| is_new || tpcs.is_empty()),
                     ..Followed::new(chain.number, is_new)
                 };
             }
@@ -277,7 +310,12 @@ impl Chains {
                 chain.gates = first.is_some_and(says).then_some(order);
             }
             let is_as_ordered = is_paced || chain.gates == Some(order);
-            if is_as_ordered && chain.squeezed == self.squeezed {
+            let Some(tpcs) = chain.wanted_tpcs(live, self.allowed) else {
+                // Its record has not been written yet.
+                is_settled = false;
+                continue;
+            };
+            if is_as_ordered && chain.tpcs == Some(tpcs) {
                 continue;
             }
             if stores == AT_ONCE {
@@ -288,11 +326,11 @@ impl Chains {
                 store(chains, &tail, order, chain.completed);
                 chain.gates = Some(order);
             }
-            if chain.squeezed != self.squeezed && narrow(live, &tail, launch, self.squeezed) {
-                chain.squeezed = self.squeezed;
+            if chain.tpcs != Some(tpcs) && narrow(chains, &tail, launch, tpcs) {
+                chain.tpcs = Some(tpcs);
             }
         }
-        true
+        is_settled
     }
 
     /// Looks for chains that do not move, and now and then at the gates of all: somebody else may have stored
@@ -396,28 +434,20 @@ fn store(chains: &lithos_abi::chain::Chains<'_>, tail: &Tail<'_>, order: Order, 
     }
 }
 
-/// Has the atoms of a chain that have not started use these TPCs only, of those that its launch has; or
-/// all those.
-/// Returns whether that is so now.
-fn narrow(live: &LivePages, tail: &Tail<'_>, published: u64, to: Option<TpcSet>) -> bool {
-    let Some(chains) = live.chains() else {
-        return true;
-    };
-    let Read::Record(record) = live.ring().read(published) else {
-        return false;
-    };
-    let all = TpcSet::from_words(record.tpcs.words);
-    let some = to.map_or(all, |to| to & all);
-    // An empty mask would hang it for ever.
-    let allowed = if some.is_empty() { all } else { some };
+/// Has the atoms of a chain that have not started use these TPCs only, of those that its launch has. Returns whether that is
+/// so now.
+fn narrow(
+    chains: &lithos_abi::chain::Chains<'_>,
+    tail: &Tail<'_>,
+    published: u64,
+    tpcs: TpcSet,
+) -> bool {
     for gate in chains.gates_of(tail) {
-        chains.narrow(gate, allowed.words());
+        chains.narrow(gate, tpcs.words());
     }
-    if to.is_some() {
-        // How long it takes says nothing about its operator.
-        let shut = tail.shut();
-        shut.store(shut.load(Relaxed).saturating_add(1), Relaxed);
-    }
+    // How long it takes says nothing about its operator.
+    let shut = tail.shut();
+    shut.store(shut.load(Relaxed).saturating_add(1), Relaxed);
     // Else these may have been another one's, which gets its own in the next turn.
     tail.published().load(Acquire) == published
 }

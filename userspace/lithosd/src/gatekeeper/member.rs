@@ -4,13 +4,9 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use lithos_abi::grant::Recall;
 use lithos_abi::ring::Progress;
 use lithos_device::pages::LivePages;
-use lithos_policy::{
-    Activity, Borrower, Class, Conduct, GpuId, Hand, Lenders, Nanos, PartitionName, RECENT,
-    Situation, Standing, TpcSet, Without,
-};
+use lithos_policy::{Borrower, Gates, GpuId, Hand, Nanos, Party, Portion, RECENT, TpcSet};
 use serde::{Deserialize, Serialize};
 
 use super::chains::{Chains, Mode};
@@ -33,9 +29,11 @@ pub(crate) struct Member {
     chains: Mutex<Chains>,
     launches: Mutex<Launches>,
     borrower: Mutex<Borrower>,
-    /// Who has been told to do without what is lent; and how often that began.
-    without: Mutex<Without>,
+    /// What it has been told that it may use of what is lent; and how often that became less.
+    borrowed: Mutex<TpcSet>,
     recalls: AtomicU64,
+    /// Lately, how much predicted work it had under way that no gate holds up.
+    backlog: Mutex<Most>,
     /// When it was last seen to have launched what had not completed; 0: never.
     last_active: AtomicU64,
     /// Gates may not be as ordered yet.
@@ -47,19 +45,34 @@ pub(crate) struct Member {
 }
 
 /// What is wanted of a channel.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Wanted {
-    /// Its partition, if that is known.
-    pub(crate) partition: Option<PartitionName>,
-    pub(crate) standing: Standing,
-    /// How long its atoms are to be.
-    pub(crate) atom: Nanos,
-    /// Those of its TPCs that are not lent to it.
+    /// Its partition, as lender and borrower; `None` until there is a grant.
+    pub(crate) party: Option<Party>,
+    /// Those of its TPCs that are not lent to it; fewer than the partition's if it is squeezed.
     pub(crate) own: TpcSet,
-    /// Whether atoms to come are to use these only.
-    pub(crate) is_squeezed: bool,
-    /// How long an atom takes on these, if they are enough to go on with when others need what is lent.
-    pub(crate) place: Option<Nanos>,
+}
+
+/// The most of what was seen lately: since the beginning of this span, or of the one before.
+#[derive(Clone, Copy, Debug, Default)]
+struct Most {
+    begin: Nanos,
+    now: u64,
+    before: u64,
+}
+
+impl Most {
+    const SPAN: Nanos = Nanos(100_000_000);
+    /// Tenants say it, and are believed that far.
+    const LIMIT: u64 = 10_000_000;
+
+    fn note(&mut self, now: Nanos, value: u64) -> u64 {
+        if now.0.saturating_sub(self.begin.0) >= Self::SPAN.0 {
+            (self.begin, self.before, self.now) = (now, self.now, 0);
+        }
+        self.now = self.now.max(value.min(Self::LIMIT));
+        self.now.max(self.before)
+    }
 }
 
 /// Which of its launches are known to have ended.
@@ -83,13 +96,17 @@ pub struct Seen {
     pub since_ns: u64,
     /// How often they were shut.
     pub holds: u64,
+    /// For how long, in nanoseconds, up to the last time that they were opened.
+    pub held_ns: u64,
     /// How often they were let pass although somebody latency-critical was active, because the partition is
     /// owed a part of the time.
     pub rations: u64,
-    /// Whether it does without the TPCs that are lent to it.
-    pub recalled: bool,
-    /// How often they were recalled.
+    /// Those of the TPCs that are lent to it that it may use now.
+    pub borrowed: TpcSet,
+    /// How often these became fewer.
     pub recalls: u64,
+    /// Predicted work under way that no gate holds up, in nanoseconds, as the tenant says.
+    pub backlog_ns: u64,
     /// Whether launch calls wait before they begin: it is held, or enough is under way.
     pub waiting: bool,
     /// Chains that could not go on while their gates were shut, and were opened for that.
@@ -106,28 +123,15 @@ impl Member {
             gpu,
             chains: Mutex::new(Chains::default()),
             live,
-            // Until there is a grant nothing is launched.
-            wanted: Mutex::new(Wanted {
-                partition: None,
-                standing: Standing {
-                    class: Class::LatencyCritical,
-                    is_guaranteed: false,
-                    borrows: false,
-                    min_share: 0,
-                    hand: Hand::Released,
-                },
-                atom: Nanos(0),
-                own: TpcSet::EMPTY,
-                is_squeezed: false,
-                place: None,
-            }),
+            wanted: Mutex::new(Wanted::default()),
             launches: Mutex::new(Launches {
                 oldest,
                 since: None,
             }),
             borrower: Mutex::new(Borrower::default()),
-            without: Mutex::new(Without::Nobody),
+            borrowed: Mutex::new(TpcSet::EMPTY),
             recalls: AtomicU64::new(0),
+            backlog: Mutex::new(Most::default()),
             last_active: AtomicU64::new(0),
             unsettled: AtomicBool::new(true),
             is_paced: AtomicBool::new(false),
@@ -135,35 +139,22 @@ impl Member {
         }
     }
 
-    pub(crate) fn standing(&self) -> Standing {
-        lock(&self.wanted).standing
-    }
-
-    /// Returns whether another channel may use TPCs of this one's partition.
-    pub(crate) fn lends_to(&self, borrower: &Member) -> bool {
-        if self.gpu != borrower.gpu {
-            return false;
-        }
-        let lender = lock(&self.wanted).clone();
-        let borrower = lock(&borrower.wanted);
-        lender.partition != borrower.partition && lender.standing.lends_to(&borrower.standing)
-    }
-
-    pub(crate) fn class(&self) -> Class {
-        self.standing().class
+    /// Returns its partition, as lender and borrower.
+    pub(crate) fn party(&self) -> Option<Party> {
+        lock(&self.wanted).party.clone()
     }
 
     /// Changes what is wanted.
     pub(crate) fn set(&self, wanted: Wanted) {
         *lock(&self.wanted) = wanted;
-        self.narrow();
+        let borrowed = *lock(&self.borrowed);
+        self.allow(borrowed);
     }
 
-    /// Has atoms to come use the channel's own TPCs only, where that is wanted, or all.
-    fn narrow(&self) {
-        let wanted = lock(&self.wanted);
-        let is_narrow = wanted.is_squeezed || *lock(&self.without) == Without::Atoms;
-        lock(&self.chains).squeeze(is_narrow.then_some(wanted.own));
+    /// Has atoms that have not started use the channel's own TPCs and these.
+    fn allow(&self, borrowed: TpcSet) {
+        let own = lock(&self.wanted).own;
+        lock(&self.chains).allow(own | borrowed);
         self.unsettled.store(true, Ordering::Relaxed);
     }
 
@@ -226,38 +217,41 @@ impl Member {
         (oldest <= self.live.ring().reserved()).then_some(oldest)
     }
 
-    /// Returns how it has to conduct itself: by who is active on its GPU, and for how long those have been idle
-    /// who lend to it.
-    pub(crate) fn conduct(&self, activity: &Activity, lenders: Lenders, now: Nanos) -> Conduct {
-        let of = {
-            let wanted = lock(&self.wanted);
-            Situation {
-                standing: wanted.standing,
-                atom: wanted.atom,
-                place: wanted.place,
-                runs: self.runs(),
-            }
+    /// Returns what its gates are to do, by what its partition is lent.
+    pub(crate) fn gates(&self, portion: Portion, now: Nanos) -> Gates {
+        let standing = lock(&self.wanted)
+            .party
+            .as_ref()
+            .map(|party| party.standing);
+        let Some(standing) = standing else {
+            return Gates::Open;
         };
-        lock(&self.borrower).conduct(now, &of, activity, lenders)
+        lock(&self.borrower).gates(now, standing, portion, self.runs())
     }
 
-    /// Recalls what is lent to it, or lends it again.
-    pub(crate) fn lend(&self, without: Without) {
-        let before = std::mem::replace(&mut *lock(&self.without), without);
-        if before == without {
-            return;
+    /// Says which TPCs that are lent to it may be used from now on; returns whether it lost any.
+    pub(crate) fn lend(&self, tpcs: TpcSet) -> bool {
+        let before = std::mem::replace(&mut *lock(&self.borrowed), tpcs);
+        if before == tpcs {
+            return false;
         }
-        self.live.recall(match without {
-            Without::Nobody => Recall::Nobody,
-            Without::Launches => Recall::Launches,
-            Without::Atoms => Recall::Atoms,
-        });
-        if before == Without::Nobody {
-            self.recalls.fetch_add(1, Ordering::Relaxed);
-        }
-        if (before == Without::Atoms) != (without == Without::Atoms) {
-            self.narrow();
-        }
+        self.live.lend(tpcs.words());
+        self.allow(tpcs);
+        let is_less = !(before - tpcs).is_empty();
+        self.recalls.fetch_add(is_less.into(), Ordering::Relaxed);
+        is_less
+    }
+
+    /// Returns how long somebody would have to wait for launches of it that no gate holds up.
+    pub(crate) fn in_the_way(&self, now: Nanos) -> Nanos {
+        let backlog_ns = self.live.ring().backlog_ns();
+        Nanos(lock(&self.backlog).note(now, backlog_ns))
+    }
+
+    /// Returns whether an operator has ordered something about its gates.
+    pub(crate) fn is_held_by_hand(&self) -> bool {
+        let wanted = lock(&self.wanted);
+        (wanted.party.as_ref()).is_some_and(|party| party.standing.hand == Hand::Held)
     }
 
     /// Says what gates are to do; returns whether they were shut just now, and there were any.
@@ -317,7 +311,8 @@ impl Member {
         Seen {
             rations: lock(&self.borrower).rations(),
             waiting: self.live.ring().is_waiting(),
-            recalled: *lock(&self.without) != Without::Nobody,
+            borrowed: *lock(&self.borrowed),
+            backlog_ns: self.live.ring().backlog_ns(),
             recalls: self.recalls.load(Ordering::Relaxed),
             ..lock(&self.chains).seen()
         }

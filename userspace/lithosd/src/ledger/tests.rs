@@ -100,13 +100,8 @@ impl Tenant {
 
     /// Publishes a grant of these TPCs, the next one.
     fn grant(&self, ledger: &mut Ledger, number: u64, tpcs: TpcSet) {
-        self.lend(ledger, number, tpcs, TpcSet::EMPTY);
-    }
-
-    /// The same, of which some are lent.
-    fn lend(&self, ledger: &mut Ledger, number: u64, tpcs: TpcSet, lent: TpcSet) {
         let reserved = self.ring().reserved();
-        ledger.granted(number, Revision(number), (tpcs, lent), reserved);
+        ledger.granted(number, Revision(number), tpcs, reserved);
     }
 }
 
@@ -155,22 +150,23 @@ fn a_channel_without_launches_is_drained_at_the_first_look() {
 }
 
 #[test]
-fn what_is_taken_away_is_awaited_although_it_is_lent_from_then_on_and_what_was_only_lent_is_not() {
+fn what_is_not_lent_any_more_is_awaited_like_what_was_its_own() {
     let tenant = Tenant::new();
     let mut ledger = ledger();
     // It has 0 to 3 of its own, and 8 to 15 are lent to it.
-    let lent = bits(8..16);
-    tenant.lend(&mut ledger, 1, bits(0..4) | lent, lent);
+    tenant.grant(&mut ledger, 1, bits(0..4) | bits(8..16));
     let on = |tpcs| Spec { tpcs, ..stamped() };
     tenant.launch(on(bits(0..4)));
-    tenant.launch(on(lent));
-    // Of its own it keeps 0 and 1.
-    tenant.lend(&mut ledger, 2, bits(0..4) | lent, bits(2..4) | lent);
+    tenant.launch(on(bits(8..12)));
+    tenant.launch(on(bits(12..16)));
+    // Whoever lent 12 to 15 gives them to somebody else.
+    tenant.grant(&mut ledger, 2, bits(0..4) | bits(8..12));
     ledger.await_drain(Revision(2));
     assert!(tenant.poll(&mut ledger).drained.is_empty());
     assert_eq!(ledger.awaited()[0].launches, 1);
-    tenant.complete(1);
+    tenant.complete(3);
     assert_eq!(tenant.poll(&mut ledger).drained, [Revision(2)]);
+    assert_eq!(ledger.had(), bits(0..4) | bits(8..16));
 }
 
 #[test]

@@ -85,6 +85,10 @@ impl Tenant {
         tail.first_gate().store(first, Relaxed);
         tail.gates().store(gates, Relaxed);
         tail.remaining_ns().store(predicted_ns, Relaxed);
+        let tpcs = self.channel.grant().read().unwrap().now();
+        for (word, bits) in tail.tpcs().into_iter().zip(tpcs) {
+            word.store(bits, Relaxed);
+        }
         tail.published().store(sequence, Release);
         (sequence, tail)
     }
@@ -433,7 +437,10 @@ fn what_equals_lend_each_other_is_recalled_while_the_lender_is_active() {
             (0..7).all(|atom| allowed(&one, atom) == now(&one))
         });
         let seen = daemon.channel(one.channel.id()).unwrap().chains;
-        assert!(seen.recalls >= round && !seen.recalled, "{seen:?}");
+        assert!(
+            seen.recalls >= round && seen.borrowed.len() == 6,
+            "{seen:?}"
+        );
     }
     // It is active all the time itself.
     assert_eq!(now(&other).len(), 6);
@@ -448,25 +455,32 @@ fn what_equals_lend_each_other_is_recalled_while_the_lender_is_active() {
 fn who_borrows_has_no_more_than_the_ceiling() {
     let daemon = Daemon::start(&EQUALS.replacen("ceiling = 13", "ceiling = 8", 1));
     let one = Tenant::of(&daemon, "one");
-    eventually("8 TPCs", || granted(&one.channel).len() == 8);
+    let now = || TpcSet::from_words(one.channel.grant().read().unwrap().now());
+    eventually("8 TPCs", || now().len() == 8);
+    eventually("no more is shown", || {
+        let share = &daemon.status().partitions[0].shares[0];
+        (share.owned.len(), share.borrowed.len()) == (7, 1)
+    });
 }
 
 #[test]
-fn best_effort_with_a_place_of_its_own_is_held_for_an_atom_there_and_then_goes_on_there() {
+fn best_effort_with_a_place_of_its_own_leaves_what_is_lent_and_is_not_held() {
     let daemon = Daemon::start(&SPLIT.replace("atom_us = 1000", "atom_us = 100"));
     let (critical, effort) = (Tenant::of(&daemon, "lc"), Tenant::of(&daemon, "borrows"));
     eventually("all TPCs", || granted(&effort.channel).len() == 13);
     effort.publish(0, 7, LONG_NS);
     let active = launch(&critical.channel);
     let now = || TpcSet::from_words(effort.channel.grant().read().unwrap().now());
-    eventually("its own TPCs", || now().len() == 5);
-    let own = now();
-    assert!((own & granted(&critical.channel)).is_empty());
-    eventually("atoms on its own TPCs, which go on", || {
-        effort.gates_are(0..7, LITHOS_GATE_OPEN) && (0..7).all(|atom| allowed(&effort, atom) == own)
+    // Its own 5, and 4 that are kept for "be", of which nobody is there.
+    eventually("all but the lender's", || now().len() == 9);
+    let left = now();
+    assert!((left & granted(&critical.channel)).is_empty());
+    eventually("atoms on these, which go on", || {
+        effort.gates_are(0..7, LITHOS_GATE_OPEN)
+            && (0..7).all(|atom| allowed(&effort, atom) == left)
     });
     let seen = daemon.channel(effort.channel.id()).unwrap().chains;
-    assert!(seen.holds >= 1 && seen.recalled, "{seen:?}");
+    assert!(seen.holds == 0 && seen.borrowed.len() == 4, "{seen:?}");
     complete(&critical.channel, active);
     eventually("atoms on all TPCs", || {
         (0..7).all(|atom| allowed(&effort, atom) == granted(&effort.channel))

@@ -198,3 +198,17 @@ fn who_was_seen_before_is_known_when_others_come() {
     scene.look(US, &[3]);
     assert_eq!(scene.lent(3), set(4..8), "a was active a moment ago");
 }
+
+#[test]
+fn what_is_lent_is_added_up_while_it_is_wanted() {
+    let mut scene = three();
+    scene.look(US, &[2]);
+    scene.look(1000 * US, &[2]);
+    scene.look(10_000 * US, &[]);
+    scene.look(10_000 * US, &[]);
+    let sums = |party| scene.lending.sums(party);
+    assert_eq!(sums(2).borrowed_tpc_ns, 8 * 11_000 * US);
+    assert_eq!(sums(0).lent_tpc_ns, 4 * 11_000 * US);
+    assert_eq!(sums(1), sums(0));
+    assert_eq!(sums(2).suspended_ns, 0);
+}

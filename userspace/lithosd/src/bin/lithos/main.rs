@@ -119,6 +119,10 @@ struct Create {
     /// Its place within its class; larger is served first.
     #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     priority: i32,
+    /// How much it gets of what equals divide, as against them: of TPCs that no guarantee reserves, and of those that
+    /// are lent [default: 1].
+    #[arg(long)]
+    weight: Option<u32>,
     /// How long an atom of a launch that is split may be, in microseconds: what is held stops within that
     /// time, if its blocks are shorter. 0: none is split. Default: 0 for lc.
     #[arg(long, value_name = "US")]
@@ -165,6 +169,9 @@ struct Set {
     /// Its place within its class; larger is served first.
     #[arg(long, allow_negative_numbers = true)]
     priority: Option<i32>,
+    /// How much it gets of what equals divide, as against them.
+    #[arg(long)]
+    weight: Option<u32>,
     /// How long an atom of a launch that is split may be, in microseconds: what is held stops within that
     /// time, if its blocks are shorter. 0: none is split.
     #[arg(long, value_name = "US")]
@@ -325,6 +332,7 @@ impl Create {
         };
         without.changed(&PartitionChange {
             ceiling: self.ceiling,
+            weight: self.weight,
             min_share: self.min_share,
             bound_us: self.bound_us,
             gpus: Some(self.gpus),
@@ -340,6 +348,7 @@ impl Set {
             guarantee: self.guarantee,
             ceiling: self.ceiling,
             priority: self.priority,
+            weight: self.weight,
             atom_us: self.atom_us,
             borrow: self.borrow,
             min_share: self.min_share,

@@ -163,6 +163,9 @@ pub(crate) fn partitions(list: &[PartitionStatus]) -> String {
         "HAS",
         "SMS",
         "TPCS",
+        "LENT",
+        "BORROWED",
+        "TRANSIT",
     ]);
     for PartitionStatus {
         spec,
@@ -198,7 +201,8 @@ pub(crate) fn partitions(list: &[PartitionStatus]) -> String {
         };
         let gpus = spec.gpus.iter().flatten().map(GpuRef::to_string);
         let named = gpus.collect::<Vec<_>>().join(",");
-        let mut row = |gpu: String, has: String, sms: String, tpcs: String| {
+        let mut row = |gpu: String, has: String, sms: String, sets: [String; 4]| {
+            let [tpcs, lent, borrowed, transit] = sets;
             table.row([
                 spec.name.clone(),
                 spec.class.to_string(),
@@ -215,6 +219,9 @@ pub(crate) fn partitions(list: &[PartitionStatus]) -> String {
                 has,
                 sms,
                 tpcs,
+                lent,
+                borrowed,
+                transit,
             ]);
         };
         for share in shares {
@@ -223,11 +230,11 @@ pub(crate) fn partitions(list: &[PartitionStatus]) -> String {
                 share.gpu.to_string(),
                 has,
                 share.sms.to_string(),
-                share.owned.to_string(),
+                [share.owned, share.lent, share.borrowed, share.transit].map(|set| set.to_string()),
             );
         }
         if shares.is_empty() {
-            row(named, "-".into(), "-".into(), "-".into());
+            row(named, "-".into(), "-".into(), ["-"; 4].map(Into::into));
         }
     }
     table.text()
@@ -285,13 +292,12 @@ fn channels(list: &[ChannelStatus]) -> String {
             held,
             holds,
             rations,
-            recalled,
+            borrowed,
             ..
         } = channel.chains;
-        let lent = match (channel.lent.is_empty(), recalled) {
-            (true, _) => "-".into(),
-            (false, false) => channel.lent.to_string(),
-            (false, true) => format!("{} (recalled)", channel.lent),
+        let lent = match (channel.lent.len(), (channel.lent & borrowed).len()) {
+            (0, _) => "-".into(),
+            (all, now) => format!("{now} of {all}"),
         };
         let mut times = format!("{holds} times");
         if rations > 0 {
