@@ -113,6 +113,11 @@ impl Gatekeeper {
         self.0.changed();
     }
 
+    /// Forgets what a partition has lent and borrowed: it is no more.
+    pub(crate) fn forget(&self, partition: &PartitionName) {
+        lock(&self.0.sums).retain(|(_, name), _| name != partition);
+    }
+
     /// Ceases to watch over a channel, whose gates stay as they are.
     pub(crate) fn remove(&self, id: ChannelId) {
         self.0.lock().remove(&id);
@@ -254,6 +259,7 @@ impl Keeper {
             return;
         }
         self.changes = changes;
+        self.publish_sums();
         self.members = self.shared.lock().values().cloned().collect();
         let mut gpus = BTreeMap::<GpuId, BTreeMap<PartitionName, (Party, Vec<_>)>>::new();
         for member in &self.members {
@@ -318,20 +324,24 @@ impl Keeper {
         }
     }
 
-    fn publish_sums(&self) {
-        let mut sums = lock(&self.shared.sums);
-        sums.clear();
-        for gpu in &self.gpus {
-            let parties = gpu.lending.parties();
-            let all = (0..parties.len()).map(|party| gpu.portion_in_use(party));
-            let used = all.fold(TpcSet::EMPTY, |all, portion| all | portion);
-            for (index, party) in parties.iter().enumerate() {
-                let lent = Lent {
-                    lent: party.own & used,
-                    portion: gpu.lending.portion(index),
-                    sums: gpu.lending.sums(index),
-                };
-                sums.insert((gpu.id, party.name.clone()), lent);
+    fn publish_sums(&mut self) {
+        let mut all = lock(&self.shared.sums);
+        // Of who has no channels any more.
+        for known in all.values_mut() {
+            (known.lent, known.portion) = (TpcSet::EMPTY, Portion::default());
+        }
+        for gpu in &mut self.gpus {
+            let parties = 0..gpu.members.len();
+            let used = parties.clone().map(|party| gpu.portion_in_use(party));
+            let used = used.fold(TpcSet::EMPTY, |all, portion| all | portion);
+            for party in parties {
+                let sums = gpu.lending.take_sums(party);
+                let portion = gpu.lending.portion(party);
+                let Party { name, own, .. } = &gpu.lending.parties()[party];
+                let known = all.entry((gpu.id, name.clone())).or_default();
+                known.sums += sums;
+                known.portion = portion;
+                known.lent = *own & used;
             }
         }
     }

@@ -285,6 +285,9 @@ impl Broker {
             self.untell_policy(name, Some(&entry), now);
             return Err(failed(&error));
         }
+        if let Ok(name) = entry.checked_name() {
+            self.gates.forget(&name);
+        }
         tracing::info!(partition = name, "partition deleted");
         self.partitions.remove(name);
         self.keep_estate();

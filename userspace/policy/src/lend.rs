@@ -82,7 +82,7 @@ pub struct Portion {
     pub is_paced: bool,
 }
 
-/// What a partition has lent and borrowed so far, and for how long it was suspended.
+/// What a partition has lent and borrowed in some time, and for how long it was suspended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Sums {
     /// TPC-nanoseconds that others had who wanted them.
@@ -91,6 +91,14 @@ pub struct Sums {
     pub borrowed_tpc_ns: u64,
     /// Nanoseconds in which it wanted some and was suspended, rations and all.
     pub suspended_ns: u64,
+}
+
+impl std::ops::AddAssign for Sums {
+    fn add_assign(&mut self, more: Self) {
+        self.lent_tpc_ns += more.lent_tpc_ns;
+        self.borrowed_tpc_ns += more.borrowed_tpc_ns;
+        self.suspended_ns += more.suspended_ns;
+    }
 }
 
 /// Lenders and borrowers on one GPU.
@@ -154,9 +162,9 @@ impl Lending {
         self.portions[party]
     }
 
-    /// Returns what a partition has lent and borrowed so far.
-    pub fn sums(&self, party: usize) -> Sums {
-        self.sums[party]
+    /// Returns what a partition has lent and borrowed since this was last asked.
+    pub fn take_sums(&mut self, party: usize) -> Sums {
+        std::mem::take(&mut self.sums[party])
     }
 
     /// Returns whether a partition lends something to another one, or could.

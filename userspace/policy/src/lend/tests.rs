@@ -206,9 +206,9 @@ fn what_is_lent_is_added_up_while_it_is_wanted() {
     scene.look(1000 * US, &[2]);
     scene.look(10_000 * US, &[]);
     scene.look(10_000 * US, &[]);
-    let sums = |party| scene.lending.sums(party);
-    assert_eq!(sums(2).borrowed_tpc_ns, 8 * 11_000 * US);
-    assert_eq!(sums(0).lent_tpc_ns, 4 * 11_000 * US);
-    assert_eq!(sums(1), sums(0));
-    assert_eq!(sums(2).suspended_ns, 0);
+    let [a, b, c] = [0, 1, 2].map(|party| scene.lending.take_sums(party));
+    assert_eq!((c.borrowed_tpc_ns, c.suspended_ns), (8 * 11_000 * US, 0));
+    assert_eq!(a.lent_tpc_ns, 4 * 11_000 * US);
+    assert_eq!(a, b);
+    assert_eq!(scene.lending.take_sums(2), Sums::default());
 }
