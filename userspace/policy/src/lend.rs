@@ -112,8 +112,9 @@ pub struct Lending {
     withheld: Vec<[TpcSet; 2]>,
     portions: Vec<Portion>,
     sums: Vec<Sums>,
-    /// When it was last decided.
+    /// When it was last decided, and who wanted some then.
     decided: Nanos,
+    wanted: Vec<bool>,
     /// Something has changed that decides about portions.
     is_due: bool,
     /// For each borrower and lender, how long to wait when it is idle, and of what gaps that was found.
@@ -138,6 +139,7 @@ impl Lending {
                 .map(|index| index.map_or(Sums::default(), |index| old.sums[index]))
                 .collect(),
             decided: old.decided,
+            wanted: vec![false; parties.len()],
             wants: vec![false; parties.len()],
             in_the_way: vec![Nanos(0); parties.len()],
             withheld: vec![[TpcSet::EMPTY; 2]; parties.len()],
@@ -215,6 +217,7 @@ impl Lending {
                 !tpcs.is_empty() && lenders.any(|l| self.activities[l].needs(now, RECENT));
             self.portions[borrower].is_paced = is_paced;
         }
+        self.wanted.clone_from(&self.wants);
     }
 
     /// Adds what was lent since the last decision.
@@ -228,7 +231,7 @@ impl Lending {
             let Portion {
                 tpcs, is_suspended, ..
             } = self.portions[borrower];
-            if !self.wants[borrower] {
+            if !self.wanted[borrower] {
                 continue;
             }
             if is_suspended {
