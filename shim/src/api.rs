@@ -24,6 +24,8 @@ pub(crate) enum Call {
     Release,
     /// It ends a green context: `CUgreenCtx`.
     DestroyGreen,
+    /// It tells an attribute of a device.
+    Attribute,
 }
 
 /// How the arguments of a launch lie.
@@ -54,7 +56,7 @@ impl Form {
 
 /// Every call that we are called around, by number; the last column says that nothing works without.
 #[rustfmt::skip]
-pub(crate) const CALLS: [(c_int, Call, bool); 36] = [
+pub(crate) const CALLS: [(c_int, Call, bool); 37] = [
     (307, Call::Launch(Form::Kernel, false), true),
     (442, Call::Launch(Form::Kernel, true), true),
     (477, Call::Launch(Form::Cooperative, false), false),
@@ -91,6 +93,7 @@ pub(crate) const CALLS: [(c_int, Call, bool); 36] = [
     (389, Call::Release, false),                           // cuDevicePrimaryCtxReset
     (545, Call::Release, false),                           // _v2
     (744, Call::DestroyGreen, false),
+    (9, Call::Attribute, false),                           // cuDeviceGetAttribute
 ];
 
 /// Returns what a call is to us.

@@ -14,6 +14,7 @@ use lithos_descriptor::hook::{DOMAIN_API, DOMAIN_DESCRIPTOR, descriptor_words};
 use lithos_descriptor::hopper::Words;
 
 use crate::api::{self, Form, Launch};
+use crate::attribute;
 use crate::channel::Managed;
 use crate::driver::Status;
 use crate::launch;
@@ -360,7 +361,9 @@ fn enter_end(shim: &Shim, call: api::Call, words: ApiWords) -> Option<Ending> {
             shim.contexts.end_begins(context)
         }
         api::Call::Release => shim.contexts.primary_end_begins(words.device(0)?),
-        api::Call::Create | api::Call::Retain | api::Call::Launch(..) => None,
+        api::Call::Create | api::Call::Retain | api::Call::Attribute | api::Call::Launch(..) => {
+            None
+        }
     }
 }
 
@@ -390,6 +393,10 @@ fn exit(shim: &Shim, local: &Local, call: api::Call, words: ApiWords) {
                 shim.contexts.end(ending, has_ended);
             }
         }
-        api::Call::Create | api::Call::Retain | api::Call::Launch(..) => {}
+        api::Call::Attribute if words.result() == Some(0) => {
+            // SAFETY: these are the arguments of such a call, which has succeeded.
+            unsafe { attribute::tell(words.arguments()) };
+        }
+        api::Call::Create | api::Call::Retain | api::Call::Attribute | api::Call::Launch(..) => {}
     }
 }

@@ -22,6 +22,7 @@
 //! inert. Nothing is ever freed at exit: other threads may launch until the process is gone.
 
 mod api;
+mod attribute;
 mod backlog;
 mod callbacks;
 mod channel;

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use lithos_device::embedded::SocketBroker;
 use lithos_device::kernel::KernelBroker;
-use lithos_device::{Broker, BrokerError, Identity};
+use lithos_device::{Attached, Broker, BrokerError, Identity};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -56,18 +56,21 @@ struct Place {
 }
 
 impl Link {
-    /// Makes this process a tenant, and returns whether it must not run unmanaged.
-    pub(crate) fn attach(config: &Config, identity: Identity) -> Result<(Self, bool), BrokerError> {
+    /// Makes this process a tenant.
+    pub(crate) fn attach(
+        config: &Config,
+        identity: Identity,
+    ) -> Result<(Self, Attached), BrokerError> {
         let at_kernel = KernelBroker::open(&config.device).and_then(|broker| {
             let mut broker = broker.with_identity(identity);
             let attached = broker.attach(&config.partition)?;
-            Ok((Self::Kernel(broker), attached.enforce))
+            Ok((Self::Kernel(broker), attached))
         });
         match at_kernel {
             // No such device, or nobody schedules there.
             Err(BrokerError::Connect { .. }) => {
-                let (connection, enforce) = Connection::attach(config, identity)?;
-                Ok((Self::Socket(connection), enforce))
+                let (connection, attached) = Connection::attach(config, identity)?;
+                Ok((Self::Socket(connection), attached))
             }
             attached => attached,
         }
@@ -128,7 +131,7 @@ impl Link {
 }
 
 impl Connection {
-    fn attach(config: &Config, identity: Identity) -> Result<(Self, bool), BrokerError> {
+    fn attach(config: &Config, identity: Identity) -> Result<(Self, Attached), BrokerError> {
         let file = file_at(&config.socket);
         let mut broker = SocketBroker::connect(&config.socket)?.with_identity(identity);
         let attached = broker.attach(&config.partition)?;
@@ -142,7 +145,7 @@ impl Connection {
             ended: Vec::new(),
             is_refused: false,
         };
-        Ok((link, attached.enforce))
+        Ok((link, attached))
     }
 
     /// The path of the socket.

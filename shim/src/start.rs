@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use lithos_descriptor::hopper;
 use lithos_device::{BrokerError, ForkMark, Identity};
 
+use crate::attribute;
 use crate::contexts::Contexts;
 use crate::driver::{Driver, DriverError};
 use crate::leave;
@@ -96,10 +97,11 @@ fn try_start(config: &config::Config) -> Result<(), StartError> {
 }
 
 fn attach(config: &config::Config, identity: Identity) -> Result<Link, BrokerError> {
-    let (link, enforce) = Link::attach(config, identity)?;
-    if enforce {
+    let (link, attached) = Link::attach(config, identity)?;
+    if attached.enforce {
         report::enforce();
     }
+    attribute::set_sms(attached.sms);
     Ok(link)
 }
 

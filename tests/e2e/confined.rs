@@ -14,6 +14,23 @@ fn a_tenant_runs_on_the_sms_of_its_partition_and_on_no_others() {
 }
 
 #[test]
+fn a_program_is_told_of_the_sms_of_its_partition_if_that_asks_for_it() {
+    let bed = managed_gpu(A_AND_B);
+    let told = |arguments: &[&str]| {
+        lithos(&bed, arguments);
+        run(&bed, "a", &["smids"])["device_sms"].clone()
+    };
+    let set = ["partition", "set", "a"];
+    let all = run(&bed, "a", &["smids"])["device_sms"].clone();
+    assert_eq!(told(&[&set[..], &["--report-sms", "true"]].concat()), 8);
+    assert_eq!(told(&[&set[..], &["--guarantee", "2"]].concat()), 4);
+    assert_eq!(told(&[&set[..], &["--report-sms", "false"]].concat()), all);
+    let zero = [&set[..], &["--guarantee", "0", "--report-sms", "true"]].concat();
+    let said = lithos_refuses(&bed, &zero);
+    assert!(said.contains("report_sms = true"), "{said}");
+}
+
+#[test]
 fn without_lithos_the_same_program_runs_on_every_sm() {
     let bed = managed_gpu(A_AND_B);
     let report = bed.json(bed.unmanaged(&["smids"])).expect("a tenant");

@@ -20,7 +20,18 @@ const HABITS: [&str; 5] = [
     "streams",
     "graph",
 ];
-const PARTITION: &str = "[[partition]]\nname = \"a\"\nclass = \"be\"\nguarantee = 8\n";
+const PARTITION: &str = r#"
+[[partition]]
+name = "a"
+class = "be"
+guarantee = 8
+[[partition]]
+name = "b"
+class = "be"
+guarantee = 8
+report_sms = true
+"#;
+const SMS: &str = "import torch; print(torch.cuda.get_device_properties(0).multi_processor_count)";
 /// Importing PyTorch alone can take most of a minute on a cold machine.
 const PATIENCE: Duration = Duration::from_secs(240);
 
@@ -79,5 +90,11 @@ fn habits() -> anyhow::Result<()> {
     // The daemon serves on.
     let report = bed.json(bed.managed(&["--partition", "a"], &["smids"]))?;
     ensure!(report["sms"] == json!([16]), "{report}");
+    // It is told how many SMs it has.
+    let mut command = bed.lithos(&["run", "--partition", "b", "--", "python3", "-c", SMS]);
+    let mut process = Process::start("PyTorch that asks for SMs", &mut command)?;
+    let told = process.line(PATIENCE)?;
+    ensure!(told == "16", "{told} SMs");
+    process.finish(PATIENCE)?;
     Ok(())
 }

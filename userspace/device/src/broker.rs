@@ -30,6 +30,8 @@ pub struct Attached {
     pub tenant: u64,
     /// Whether a process that cannot be managed must not run in this partition.
     pub enforce: bool,
+    /// How many SMs its programs are to be told that a GPU has; 0: all.
+    pub sms: u32,
 }
 
 /// Why a broker did not do what it was asked for.

@@ -37,9 +37,10 @@ use crate::grant::terms;
 use crate::heartbeat::Hearts;
 use crate::ledger::Ledger;
 use crate::operator::Partitions;
+use crate::partition::PartitionEntry;
 use crate::peer;
 use crate::selftest::Verdict;
-use crate::takeover::{Left, attached_flags};
+use crate::takeover::Left;
 use crate::transits::Transits;
 
 /// How often rings are looked at while a drain is awaited.
@@ -281,6 +282,26 @@ impl Broker {
         ChannelId(self.last_channel + 1)
     }
 
+    /// Returns what a new tenant of a partition is told about it.
+    pub(crate) fn attached_flags(&self, partition: &PartitionEntry) -> u32 {
+        let enforce = match partition.enforce {
+            true => LITHOS_ATTACHED_ENFORCE,
+            false => 0,
+        };
+        let name = partition.checked_name().ok();
+        let view = name.and_then(|name| self.scheduler.partition(&name));
+        let is_on = |gpu: &&Gpu| {
+            let spec = view.as_ref().map(|view| &view.spec);
+            spec.is_some_and(|spec| spec.is_on(GpuId(gpu.index)))
+        };
+        let gpus = self.gpus.iter().filter(is_on);
+        let sms = gpus
+            .map(|gpu| gpu.board.tpc_sms * partition.guarantee)
+            .min();
+        let reported = sms.filter(|_| partition.report_sms).unwrap_or(0);
+        enforce | reported.min(u32::from(u16::MAX)) << LITHOS_ATTACHED_SMS_SHIFT
+    }
+
     /// Makes a process a tenant of a partition. `tenant` is an id that none ever had.
     pub fn attach(
         &mut self,
@@ -296,7 +317,7 @@ impl Broker {
             let text = format!("there is no partition {partition:?}; there is: {known}");
             return Err(Refused::new(libc::ENOENT, text));
         };
-        let flags = attached_flags(known);
+        let flags = self.attached_flags(known);
         // A process that attaches anew has begun anew: what it was before is gone (it has called exec).
         for tenant in self.absent_tenants_of(process) {
             self.end_tenant(tenant, "its process has begun anew", now);

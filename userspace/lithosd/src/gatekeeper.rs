@@ -32,7 +32,7 @@ use lithos_abi::grant::Order;
 use lithos_device::futex;
 use lithos_device::pages::LivePages;
 use lithos_policy::{
-    ChannelId, GpuId, Lending, Look, Nanos, PartitionName, Party, Portion, RECENT, Sums, TpcSet,
+    ChannelId, GpuId, Lending, Look, Nanos, PartitionName, Party, Portion, Sums, TpcSet,
 };
 
 use crate::clock;
@@ -48,6 +48,8 @@ const NAP: Duration = Duration::from_micros(100);
 const DOZE: Duration = Duration::from_millis(1);
 /// How often it looks in any case.
 const SLEEP: Duration = Duration::from_millis(250);
+/// A lender that was active so recently is awaited wide awake: to be woken takes longer than an atom may.
+const VIGIL: Nanos = Nanos(100_000_000);
 /// Between two looks at what chains have come and gone, while wide awake.
 const FOLLOW: Nanos = Nanos(20_000);
 /// Between two looks for chains that do not move.
@@ -464,7 +466,7 @@ impl Gpu {
             wakefulness = wakefulness.max(Wakefulness::Dozing);
             let portion = self.lending.portion(borrower);
             for lender in 0..self.members.len() {
-                let is_recent = self.lending.activity(lender).needs(now, RECENT);
+                let is_recent = self.lending.activity(lender).needs(now, VIGIL);
                 if !is_recent || !self.lending.lends(lender, borrower) {
                     continue;
                 }

@@ -70,6 +70,9 @@ pub struct PartitionEntry {
     /// Whether a process that cannot be managed must not run.
     #[serde(default)]
     pub enforce: bool,
+    /// Whether its programs are told that a GPU has as many SMs as it is guaranteed.
+    #[serde(default)]
+    pub report_sms: bool,
     /// Its GPUs, by index or UUID; left out: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpus: Option<Vec<GpuRef>>,
@@ -132,6 +135,9 @@ pub struct PartitionChange {
     /// Whether unmanaged processes must not run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enforce: Option<bool>,
+    /// Whether programs are told of as many SMs as it is guaranteed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub report_sms: Option<bool>,
     /// The GPUs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gpus: Option<Gpus>,
@@ -203,6 +209,7 @@ impl PartitionEntry {
             bound_us: BOUND_US,
             oversize: Oversize::default(),
             enforce: false,
+            report_sms: false,
             gpus: None,
         }
     }
@@ -273,6 +280,10 @@ impl PartitionEntry {
             let (least, most) = (ATOM_US.start(), ATOM_US.end());
             let right = format!("{least} to {most} microseconds");
             return Err(self.error("bound_us", self.bound_us, right));
+        }
+        if self.report_sms && self.guarantee == 0 {
+            let right = "only a guarantee is a number that stays true; it is 0";
+            return Err(self.error("report_sms", true, right.into()));
         }
         if let Some(gpus) = &self.gpus {
             if gpus.is_empty() {
@@ -350,6 +361,7 @@ impl PartitionEntry {
             bound_us: change.bound_us.unwrap_or(self.bound_us),
             oversize: change.oversize.unwrap_or(self.oversize),
             enforce: change.enforce.unwrap_or(self.enforce),
+            report_sms: change.report_sms.unwrap_or(self.report_sms),
             gpus: match &change.gpus {
                 Some(Gpus::List(gpus)) => Some(gpus.clone()),
                 Some(Gpus::All(_)) => None,
@@ -488,7 +500,7 @@ mod tests {
         let good = PartitionEntry::new("chat", ClassWord::Be, 4);
         assert!(good.check().is_ok());
         type Spoil = fn(&mut PartitionEntry);
-        let cases: [(Spoil, &str, &str); 14] = [
+        let cases: [(Spoil, &str, &str); 15] = [
             (|e| e.name = "a b".into(), "name", "letters, digits"),
             (|e| e.guarantee = 129, "guarantee = 129", "more than 128"),
             (|e| e.ceiling = Some(0), "ceiling = 0", "1 or more"),
@@ -500,6 +512,11 @@ mod tests {
             (|e| e.weight = 1001, "weight = 1001", "1 to 1000"),
             (|e| e.min_share = 101, "min_share = 101", "0 to 100"),
             (|e| e.bound_us = 0, "bound_us = 0", "microseconds"),
+            (
+                |e| (e.guarantee, e.report_sms) = (0, true),
+                "report_sms = true",
+                "guarantee",
+            ),
             (|e| e.gpus = Some(vec![]), "gpus = []", "at least one"),
             (
                 |e| e.gpus = Some(vec![GpuRef::Index(1), GpuRef::Index(1)]),

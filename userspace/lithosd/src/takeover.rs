@@ -20,7 +20,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 
 use lithos_abi::arena::Counts;
-use lithos_abi::bindings::LITHOS_ATTACHED_ENFORCE;
 use lithos_abi::grant::Terms;
 use lithos_device::Identity;
 use lithos_device::pages::{self, Pages, PagesError};
@@ -32,7 +31,6 @@ use crate::broker::{Arrival, Broker, BrokerKind, Channel, Process, Refused, Tena
 use crate::estate::{Estate, Held, LeftChannel, LeftTenant, Will};
 use crate::grant::terms;
 use crate::ledger::Ledger;
-use crate::partition::PartitionEntry;
 
 /// A channel of a daemon before, which was not handed over yet.
 #[derive(Clone, Copy, Debug)]
@@ -45,14 +43,6 @@ pub(crate) struct Left {
     held: TpcSet,
     /// A drain is to be awaited once it is taken over.
     awaits: bool,
-}
-
-pub(crate) fn attached_flags(partition: &PartitionEntry) -> u32 {
-    if partition.enforce {
-        LITHOS_ATTACHED_ENFORCE
-    } else {
-        0
-    }
 }
 
 impl Broker {
@@ -157,7 +147,8 @@ impl Broker {
         partition: &str,
     ) -> Result<(TenantId, u32), Refused> {
         let id = TenantId(tenant);
-        let known = self.partitions.find(partition).map(attached_flags);
+        let known = self.partitions.find(partition);
+        let known = known.map(|known| self.attached_flags(known));
         let state = self.tenants.get_mut(&id).filter(|state| {
             state.is_absent
                 && state.broker == BrokerKind::Embedded

@@ -62,7 +62,12 @@ fn throughput(
         GpuKind::Real => "--blocks 190000 --iterations 532",
         GpuKind::Simulated => "--blocks 64 --iterations 20",
     };
-    let seconds = if gpu == GpuKind::Real { 3.0 } else { 0.3 };
+    // Of requests as many as make a 99th percentile.
+    let seconds = match (gpu, requests) {
+        (GpuKind::Simulated, _) => 0.3,
+        (GpuKind::Real, None) => 3.0,
+        (GpuKind::Real, Some(_)) => 12.0,
+    };
     let text = format!("be --queue 2 {size} --seconds {seconds} --until-eof");
     let mut busy = start(testbed, "busy", &text)?;
     busy.json()?;

@@ -146,6 +146,10 @@ struct Create {
     /// Do not let a process run that cannot be managed.
     #[arg(long)]
     enforce: bool,
+    /// Tell its programs that a GPU has as many SMs as it is guaranteed, so that they size their grids by that; those that
+    /// are started from now on.
+    #[arg(long)]
+    report_sms: bool,
     /// Its GPUs by index or UUID, with commas between, or all.
     #[arg(long, default_value = "all")]
     gpus: Gpus,
@@ -192,6 +196,9 @@ struct Set {
     /// Whether a process that cannot be managed must not run.
     #[arg(long, value_name = "true|false")]
     enforce: Option<bool>,
+    /// Whether its programs are told that a GPU has as many SMs as it is guaranteed; those that are started from now on.
+    #[arg(long, value_name = "true|false")]
+    report_sms: Option<bool>,
     /// Its GPUs by index or UUID, with commas between, or all.
     #[arg(long)]
     gpus: Option<Gpus>,
@@ -328,6 +335,7 @@ impl Create {
             borrow: self.borrow,
             oversize: self.oversize,
             enforce: self.enforce,
+            report_sms: self.report_sms,
             ..PartitionEntry::new(&self.name, self.class, self.guarantee)
         };
         without.changed(&PartitionChange {
@@ -355,6 +363,7 @@ impl Set {
             bound_us: self.bound_us,
             oversize: self.oversize,
             enforce: self.enforce,
+            report_sms: self.report_sms,
             gpus: self.gpus,
         };
         if change == PartitionChange::default() {
