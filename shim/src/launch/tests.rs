@@ -485,6 +485,43 @@ fn a_cooperative_launch_gets_room_for_all_its_blocks() {
 }
 
 #[test]
+fn what_cannot_be_narrowed_later_gets_nothing_lent_where_there_is_enough_without() {
+    let mut bench = bench("0-3");
+    bench.pages.live().lend(mask("9-16").bits());
+    let mut left_of = |tpcs: &str, atom_ns, mut words: Words, is_graph| {
+        let grant = Grant {
+            lent: mask("9-16").bits(),
+            atom_ns,
+            ..grant(tpcs)
+        };
+        bench.pages.publish(&grant);
+        let call = Call {
+            stream: 5,
+            is_graph,
+            ..Default::default()
+        };
+        bench.launch_in(&mut words, call);
+        left(&words)
+    };
+    let clusters = || words([100, 2, 1], Some([2, 1, 1]), false);
+    let cooperative = || words([4, 1, 1], None, true);
+    // Atoms of 60 us on 12 TPCs take 180 us on four.
+    assert_eq!(
+        left_of("0-3,9-16", 60_000, plain(), false),
+        mask("0-3,9-16")
+    );
+    for rigid in [clusters(), cooperative()] {
+        assert_eq!(left_of("0-3,9-16", 60_000, rigid, false), mask("0-3"));
+    }
+    assert_eq!(left_of("0-3,9-16", 60_000, plain(), true), mask("0-3"));
+    // And those of 600 us more than a millisecond: who has so little is suspended instead.
+    for (rigid, is_graph) in [(clusters(), false), (cooperative(), false), (plain(), true)] {
+        let left = left_of("0-3,9-16", 600_000, rigid, is_graph);
+        assert_eq!(left, mask("0-3,9-16"));
+    }
+}
+
+#[test]
 fn before_the_first_grant_a_launch_runs_as_it_is_but_is_seen() {
     let bench = bench_with(true, None);
     let mut words = plain();
