@@ -26,11 +26,14 @@ statements! {
         the_result_is_999_before_a_call_and_its_own_after
         a_call_that_is_skipped_returns_what_the_subscriber_says_and_does_nothing
         a_result_that_is_changed_at_the_end_of_a_call_is_what_it_returns
+        an_output_that_is_changed_at_the_end_of_a_call_is_what_its_caller_finds
         cuda_calls_work_inside_an_api_callback;
 }
 
 /// The number of cuLaunchKernel, as in CUPTI's `cupti_driver_cbid.h`.
 const LAUNCH_KERNEL: i32 = 307;
+/// The number of cuDeviceGetAttribute.
+pub(crate) const DEVICE_GET_ATTRIBUTE: i32 = 9;
 /// What the driver answers to a second subscriber.
 const SUBSCRIBED: u32 = 210;
 
@@ -240,6 +243,34 @@ fn a_result_that_is_changed_at_the_end_of_a_call_is_what_it_returns() {
     // It has happened all the same.
     subject.stream.synchronize().expect("the end of the launch");
     assert_eq!(read(&counts), [1]);
+}
+
+fn an_output_that_is_changed_at_the_end_of_a_call_is_what_its_caller_finds() {
+    let subject = Subject::new();
+    let asked = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+    let ask = || {
+        let mut sms = 0;
+        // SAFETY: it writes one integer.
+        let result = unsafe { sys::cuDeviceGetAttribute(&raw mut sms, asked, 0) };
+        assert_eq!(result, CUresult::CUDA_SUCCESS);
+        sms
+    };
+    let all = ask();
+    let change = move |call: &Call| {
+        let [output, attribute_and_device, _] = call.arguments;
+        assert_eq!(attribute_and_device, asked as usize);
+        if call.is_exit {
+            let output = std::ptr::with_exposed_provenance_mut::<i32>(output);
+            // SAFETY: the caller's integer, which the driver has just written.
+            unsafe { *output -= 1 };
+        }
+        None
+    };
+    let (found, calls) = subject
+        .subscriber
+        .watching(DEVICE_GET_ATTRIBUTE, change, ask);
+    assert_eq!((found, calls.len()), (all - 1, 2));
+    assert_eq!(ask(), all);
 }
 
 fn cuda_calls_work_inside_an_api_callback() {

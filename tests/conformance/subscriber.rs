@@ -57,7 +57,7 @@ pub(crate) struct Call {
     /// The call's result as it stood.
     pub(crate) result: u32,
     pub(crate) name: String,
-    /// The first three words of the function's arguments.
+    /// The first three words of the function's arguments, or as many as it has.
     pub(crate) arguments: [usize; 3],
     pub(crate) context: usize,
     pub(crate) number: usize,
@@ -233,8 +233,11 @@ fn on_call(parameter_bytes: usize, id: c_int, word: impl Fn(usize) -> usize) {
         name: unsafe { CStr::from_ptr(name) }
             .to_string_lossy()
             .into_owned(),
-        // SAFETY: element 7 points to the arguments; only functions with so many are watched.
-        arguments: unsafe { [0, 1, 2].map(|index| arguments.add(index).read()) },
+        arguments: [0, 1, 2].map(|index| match index < words_of(id) {
+            // SAFETY: element 7 points to the arguments, of which there are so many words.
+            true => unsafe { arguments.add(index).read() },
+            false => 0,
+        }),
         context: word(8),
         number,
         is_exit: word(10) >> 32 == 1,
@@ -253,4 +256,12 @@ fn on_call(parameter_bytes: usize, id: c_int, word: impl Fn(usize) -> usize) {
         }
     }
     lock(&CALLS).answer = Some(answer);
+}
+
+/// Words of the arguments of a function that is watched.
+fn words_of(number: c_int) -> usize {
+    match number {
+        super::hook::DEVICE_GET_ATTRIBUTE => 2,
+        _ => 3,
+    }
 }

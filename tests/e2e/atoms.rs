@@ -9,7 +9,7 @@ use crate::support::*;
 
 /// A latency-critical partition, and two of best effort whose launches are split, one of which borrows. What
 /// is not known to be short is cut into eight atoms.
-const SPLIT: &str = r#"
+pub(crate) const SPLIT: &str = r#"
 [[partition]]
 name = "lc"
 class = "lc"
@@ -36,7 +36,7 @@ fn exact(bed: &Turn, more: &[&str]) -> Process {
     exact_in(bed, "be", more)
 }
 
-fn exact_in(bed: &Turn, partition: &str, more: &[&str]) -> Process {
+pub(crate) fn exact_in(bed: &Turn, partition: &str, more: &[&str]) -> Process {
     let arguments = [&EXACT, more].concat();
     let mut tenant = tenant(bed, partition, &arguments);
     assert_eq!(tenant.json().expect("a start")["running"], true);
@@ -44,7 +44,7 @@ fn exact_in(bed: &Turn, partition: &str, more: &[&str]) -> Process {
 }
 
 /// Lets it end, and fails unless every block ran once and in its turn.
-fn ends_exactly(mut tenant: Process) {
+pub(crate) fn ends_exactly(mut tenant: Process) {
     // It may have said that it is done with launching, or is about to.
     tenant.tell().expect("a listener");
     let report = tenant
@@ -207,120 +207,6 @@ fn a_squeezed_partition_runs_on_two_tpcs_and_moves() {
     }
     assert_eq!(moves.json().expect("its launches")["running"], true);
     ends_exactly(moves);
-}
-
-/// Has best effort that borrows give way to somebody latency-critical, and looks at what it says that it did.
-fn gives_way(bed: &Turn, how: &str) {
-    let mut effort = exact_in(bed, "borrows", &["--launches", "300"]);
-    effort.tell().expect("a listener");
-    bed.status_until("chains", |status| {
-        (number(&channel(status, "borrows")["counters"]["split"]) > 0).then_some(())
-    })
-    .expect("launches are split");
-    let mut critical = tenant(bed, "lc", &["be", "--until-eof"]);
-    assert_eq!(critical.json().expect("a start")["running"], true);
-    bed.status_until(how, |status| {
-        (number(&channel(status, "borrows")["chains"][how]) > 0).then_some(())
-    })
-    .expect("it gives way");
-    let report = critical.finish(PATIENCE).expect("its end").json();
-    let report = report.expect("a report");
-    assert_eq!(report["blocks"], report["blocks_expected"]);
-    assert_eq!(effort.json().expect("its launches")["running"], true);
-    ends_exactly(effort);
-}
-
-#[test]
-fn best_effort_leaves_what_is_lent_to_it_while_its_lender_is_active() {
-    let bed = managed_gpu(SPLIT);
-    gives_way(&bed, "recalls");
-    assert_eq!(suspended_ns(&bed), 0);
-}
-
-#[test]
-fn best_effort_is_held_up_where_it_would_keep_too_few_tpcs() {
-    let bed = managed_gpu(&SPLIT.replace("atom_us = 200", "atom_us = 2000"));
-    gives_way(&bed, "holds");
-}
-
-/// For how long the partition that borrows was suspended, which has borrowed some.
-fn suspended_ns(bed: &Turn) -> u64 {
-    let status = bed.status().expect("a status");
-    let shares = &status["partitions"].as_array().expect("partitions");
-    let borrows = shares
-        .iter()
-        .find(|partition| partition["spec"]["name"] == "borrows");
-    let share = &borrows.expect("it is there")["shares"][0];
-    assert!(number(&share["so_far"]["borrowed_tpc_ns"]) > 0, "{share}");
-    number(&share["so_far"]["suspended_ns"])
-}
-
-/// Two that lend each other their TPCs.
-const EQUALS: &str = r#"
-[[partition]]
-name = "one"
-class = "lc"
-guarantee = 2
-atom_us = 100
-borrow = true
-
-[[partition]]
-name = "other"
-class = "lc"
-guarantee = 2
-atom_us = 100
-borrow = true
-"#;
-
-#[test]
-fn equals_lend_each_other_what_they_do_not_use() {
-    let bed = managed_gpu(EQUALS);
-    let mut one = tenant(&bed, "one", &["smids", "--wait-for-line"]);
-    let mut sms = || {
-        one.tell().expect("a listener");
-        number(&one.json().expect("an answer")["sms"])
-    };
-    let mut comes_to = |sms_wanted: u64| {
-        let is_so = (0..1000).any(|_| sms() == sms_wanted);
-        assert!(is_so, "it never ran on {sms_wanted} SMs");
-    };
-    for _ in 0..3 {
-        comes_to(8);
-        let mut other = tenant(&bed, "other", &["be", "--until-eof"]);
-        assert_eq!(other.json().expect("a start")["running"], true);
-        comes_to(4);
-        let report = other.finish(PATIENCE).expect("its end");
-        let report = report.json().expect("a report");
-        assert_eq!(report["blocks"], report["blocks_expected"]);
-    }
-    let recalls = bed.status_until("recalls", |status| {
-        (number(&channel(status, "one")["chains"]["recalls"]) >= 3).then_some(())
-    });
-    recalls.expect("what was lent was recalled");
-}
-
-#[test]
-fn launches_are_exact_while_their_tpcs_come_and_go() {
-    let bed = managed_gpu(EQUALS);
-    let mut one = exact_in(&bed, "one", &["--launches", "200"]);
-    one.tell().expect("a listener");
-    let mut others = 0;
-    loop {
-        let mut other = tenant(&bed, "other", &["be", "--until-eof"]);
-        assert_eq!(other.json().expect("a start")["running"], true);
-        others += 1;
-        let report = other.finish(PATIENCE).expect("its end");
-        let report = report.json().expect("a report");
-        assert_eq!(report["blocks"], report["blocks_expected"]);
-        let status = bed.status().expect("a status");
-        let seen = channel(&status, "one");
-        if others >= 3 && number(&seen["chains"]["recalls"]) > 0 {
-            assert!(number(&seen["counters"]["split"]) > 0);
-            break;
-        }
-    }
-    assert_eq!(one.json().expect("its launches")["running"], true);
-    ends_exactly(one);
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod churn;
 mod confined;
 mod grids;
 mod habits;
+mod lending;
 mod life;
 mod live;
 mod load;
