@@ -211,6 +211,9 @@ struct Gpu {
     members: Vec<Vec<Arc<Member>>>,
 }
 
+/// Partitions with their channels on a GPU.
+type Parties = BTreeMap<PartitionName, (Party, Vec<Arc<Member>>)>;
+
 /// How little the thread has to look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Wakefulness {
@@ -263,7 +266,7 @@ impl Keeper {
         self.changes = changes;
         self.publish_sums();
         self.members = self.shared.lock().values().cloned().collect();
-        let mut gpus = BTreeMap::<GpuId, BTreeMap<PartitionName, (Party, Vec<_>)>>::new();
+        let mut gpus = BTreeMap::<GpuId, Parties>::new();
         for member in &self.members {
             if let Some(party) = member.party() {
                 let parties = gpus.entry(member.gpu).or_default();
@@ -273,7 +276,7 @@ impl Keeper {
             }
         }
         let mut before = std::mem::take(&mut self.gpus);
-        let gpu = |(id, parties): (GpuId, BTreeMap<_, (Party, Vec<Arc<Member>>)>)| {
+        let gpu = |(id, parties): (GpuId, Parties)| {
             let known = before.iter_mut().find(|gpu| gpu.id == id);
             let mut lending = known.map(|gpu| std::mem::take(&mut gpu.lending));
             let (parties, members) = parties.into_values().unzip();

@@ -104,8 +104,14 @@ impl Broker {
             None => (own, lent),
         };
         let tpcs = own | lent;
+        // Atoms are cut for all of them, of which it never has more than its ceiling.
+        let most = match &party {
+            Some(party) => tpcs.len().min(party.ceiling.max(own.len())),
+            None => tpcs.len(),
+        };
+        let atom_tpc_ns = u64::from(atom_us) * 1_000 * u64::from(most);
         let grant = Grant {
-            atom_ns: u64::from(atom_us) * 1_000,
+            atom_ns: atom_tpc_ns / u64::from(tpcs.len().max(1)),
             lent: lent.words(),
             outstanding_ns: u64::from(bound_us) * 1_000,
             ..words(tpcs)

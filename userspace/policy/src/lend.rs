@@ -39,6 +39,10 @@ use crate::tpc::TpcSet;
 /// have to end within a few milliseconds, or its neighbours die, too.
 pub const LONGEST_ATOM: Nanos = Nanos(1_000_000);
 
+/// How much the time of those who are served first counts, as against that of who borrows, where it is decided for how long
+/// to wait for them.
+const SERVED_FIRST: u64 = 8;
+
 /// A partition with channels on a GPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Party {
@@ -251,13 +255,14 @@ impl Lending {
     }
 
     /// Returns for how long a lender has to be idle before a borrower has its TPCs. Who has them too early is in the way of those
-    /// who are served first with as many atoms as go on at a time; of equals with those that run.
+    /// who are served first with as many atoms as go on at a time, and their time counts for more; of equals with those that run.
     fn wait(&mut self, borrower: usize, lender: usize) -> Nanos {
         let atom = self.parties[borrower].atom;
         let in_the_way = match self.is_better(lender, borrower) {
             true => {
                 let ahead = Nanos(atom.0.saturating_mul(u64::from(AHEAD)));
-                self.in_the_way[borrower].max(ahead)
+                let time = self.in_the_way[borrower].max(ahead);
+                Nanos(time.0.saturating_mul(SERVED_FIRST))
             }
             false => self.in_the_way[borrower].max(atom),
         };

@@ -199,7 +199,7 @@ impl Scheduler {
                 channel,
                 revision: Revision(1),
                 tpcs,
-                lent: lent & (gpu.topology.all() - free) - tpcs,
+                lent: (lent & (gpu.topology.all() - free)) - tpcs,
                 oversize: spec.oversize,
             });
             let opened = Channel {
