@@ -36,6 +36,7 @@ use lithos_policy::{
 };
 
 use crate::clock;
+use chains::Mode;
 use member::Member;
 pub use member::Seen;
 pub(crate) use member::Wanted;
@@ -307,8 +308,16 @@ impl Keeper {
             for (party, members) in gpu.members.iter().enumerate() {
                 let portion = gpu.lending.portion(party);
                 for member in members {
-                    let is_less = member.lend(portion.tpcs & gpu.lending.parties()[party].lent);
-                    let is_shut = member.set_mode(member.gates(portion, now).into(), now);
+                    let mode = member.gates(portion, now).into();
+                    let tpcs = portion.tpcs & gpu.lending.parties()[party].lent;
+                    // Who is held is held before it gets more, and who is let go has its TPCs before.
+                    let (is_less, is_shut) = if mode == Mode::Held {
+                        let is_shut = member.set_mode(mode, now);
+                        (member.lend(tpcs), is_shut)
+                    } else {
+                        let is_less = member.lend(tpcs);
+                        (is_less, member.set_mode(mode, now))
+                    };
                     if is_less {
                         member.turn(true, false, now);
                     }

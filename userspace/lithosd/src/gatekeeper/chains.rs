@@ -146,24 +146,24 @@ impl Followed {
 }
 
 impl Followed {
-    /// Returns the TPCs that its atoms are to have; `None` if that cannot be known yet.
-    fn wanted_tpcs(&mut self, live: &LivePages, allowed: Option<TpcSet>) -> Option<TpcSet> {
-        let (Some(allowed), false) = (allowed, self.tpcs == Some(TpcSet::EMPTY)) else {
-            return Some(self.tpcs.unwrap_or_default());
-        };
-        // All that it may have it has, then.
-        if self.tpcs == Some(allowed) {
-            return self.tpcs;
+    /// Returns the TPCs that its atoms are to have and have not; `None` if they are to be left alone, perhaps because
+    /// its record has not been written yet.
+    fn other_tpcs(&mut self, live: &LivePages, allowed: Option<TpcSet>) -> Option<TpcSet> {
+        let allowed = allowed?;
+        // Those of clusters; or all that it may have it has.
+        if self.tpcs == Some(TpcSet::EMPTY) || self.tpcs == Some(allowed) {
+            return None;
         }
         if self.all.is_none()
             && let Read::Record(record) = live.ring().read(self.launch)
         {
             self.all = Some(TpcSet::from_words(record.tpcs.words));
         }
-        let all = self.all?;
-        let some = all & allowed;
         // An empty mask would hang it for ever.
-        Some(if some.is_empty() { all } else { some })
+        let all = self.all.filter(|all| !all.is_empty())?;
+        let some = all & allowed;
+        let wanted = if some.is_empty() { all } else { some };
+        (self.tpcs != Some(wanted)).then_some(wanted)
     }
 }
 
@@ -278,7 +278,6 @@ impl Chains {
             return true;
         };
         let mut stores = 0;
-        let mut is_settled = true;
         for chain in &mut self.followed {
             let tail = chains.tail(chain.number);
             let Some(launch) = tail.running() else {
@@ -294,9 +293,7 @@ impl Chains {
                 };
             }
             let is_paced = self.mode == Mode::Paced && !chain.is_stuck;
-            if is_paced {
-                pace(chains, &tail, chain, now);
-            } else {
+            if !is_paced {
                 chain.pace = None;
             }
             let order = match self.mode {
@@ -310,27 +307,37 @@ impl Chains {
                 chain.gates = first.is_some_and(says).then_some(order);
             }
             let is_as_ordered = is_paced || chain.gates == Some(order);
-            let Some(tpcs) = chain.wanted_tpcs(live, self.allowed) else {
-                // Its record has not been written yet.
-                is_settled = false;
-                continue;
-            };
-            if is_as_ordered && chain.tpcs == Some(tpcs) {
+            let tpcs = chain.other_tpcs(live, self.allowed);
+            if is_as_ordered && tpcs.is_none() {
+                if is_paced {
+                    pace(chains, &tail, chain, now);
+                }
                 continue;
             }
             if stores == AT_ONCE {
                 return false;
             }
             stores += 1;
-            if !is_as_ordered {
+            // Whoever is let pass has its TPCs before.
+            if !is_as_ordered && order != Order::Open {
                 store(chains, &tail, order, chain.completed);
-                chain.gates = Some(order);
             }
-            if chain.tpcs != Some(tpcs) && narrow(chains, &tail, launch, tpcs) {
+            if let Some(tpcs) = tpcs
+                && narrow(chains, &tail, launch, tpcs)
+            {
                 chain.tpcs = Some(tpcs);
             }
+            if !is_as_ordered {
+                if order == Order::Open {
+                    store(chains, &tail, order, chain.completed);
+                }
+                chain.gates = Some(order);
+            }
+            if is_paced {
+                pace(chains, &tail, chain, now);
+            }
         }
-        is_settled
+        true
     }
 
     /// Looks for chains that do not move, and now and then at the gates of all: somebody else may have stored

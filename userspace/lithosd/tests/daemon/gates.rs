@@ -72,7 +72,17 @@ impl Tenant {
 
     /// Publishes a chain of so many gates from one on, all open, as a shim does that sees no other order.
     fn publish(&self, first: u32, gates: u32, predicted_ns: u64) -> (u64, Tail<'_>) {
-        let sequence = launch(&self.channel);
+        self.publish_as(launch(&self.channel), first, gates, predicted_ns)
+    }
+
+    /// The same of a launch that has this sequence.
+    fn publish_as(
+        &self,
+        sequence: u64,
+        first: u32,
+        gates: u32,
+        predicted_ns: u64,
+    ) -> (u64, Tail<'_>) {
         let number = self.channel.ring().begin_chain();
         let tail = self.chains().tail(number);
         tail.number().store(number, Relaxed);
@@ -411,6 +421,30 @@ fn atoms_that_a_daemon_had_narrowed_are_wide_again_under_the_next() {
     tenant.broker.resume(id, "be").unwrap();
     tenant.broker.resume_channel(&tenant.channel).unwrap();
     eventually("all its TPCs", || have(&tenant, 4));
+}
+
+#[test]
+fn a_chain_whose_record_does_not_come_is_held_and_let_go_and_its_masks_are_left_alone() {
+    let daemon = Daemon::start(SPLIT);
+    let tenant = Tenant::of(&daemon, "be");
+    eventually("its TPCs", || granted(&tenant.channel).len() == 4);
+    let atoms = || [0, 1, 2].map(|atom| allowed(&tenant, atom));
+    let before = atoms();
+    tenant.publish_as(tenant.channel.ring().reserve(), 0, 3, LONG_NS);
+    let honest = Tenant::of(&daemon, "be");
+    honest.publish(0, 3, LONG_NS);
+    for (hand, word) in [
+        (Hand::Held, LITHOS_GATE_SHUT),
+        (Hand::Squeezed, LITHOS_GATE_OPEN),
+    ] {
+        order(&daemon, "be", hand);
+        tenant.await_gates(0..3, word);
+    }
+    let all = granted(&honest.channel);
+    eventually("the other's are squeezed", || {
+        (0..3).all(|atom| (allowed(&honest, atom) & all).len() == 2)
+    });
+    assert_eq!(atoms(), before);
 }
 
 #[test]
