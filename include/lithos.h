@@ -414,6 +414,7 @@ struct lithos_attached {
 };
 
 #define LITHOS_ATTACHED_ENFORCE 1	/* a process that cannot be managed must not run */
+#define LITHOS_ATTACHED_LEAST 2		/* its streams are to have the least priority that there is */
 #define LITHOS_ATTACHED_SMS_SHIFT 16	/* bits 31:16: so many SMs it is to be told that a GPU has; 0: all */
 #define LITHOS_ATTACHED_SMS_MASK 0xffff0000u
 

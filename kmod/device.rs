@@ -289,7 +289,8 @@ fn read_question(arg: usize) -> Result<lithos_answer> {
 /// Reads an answer that is filled in.
 fn read_answer(arg: usize) -> Result<lithos_answer> {
     let answer: lithos_answer = read(arg)?;
-    let known = answer.flags & !(LITHOS_ATTACHED_ENFORCE | LITHOS_ATTACHED_SMS_MASK) == 0;
+    let flags = LITHOS_ATTACHED_ENFORCE | LITHOS_ATTACHED_LEAST | LITHOS_ATTACHED_SMS_MASK;
+    let known = answer.flags & !flags == 0;
     let fine = known
         && answer.timeout_ns == 0
         && answer.reserved == 0

@@ -26,6 +26,8 @@ pub(crate) enum Call {
     DestroyGreen,
     /// It tells an attribute of a device.
     Attribute,
+    /// It makes a stream of some priority.
+    MakeStream,
 }
 
 /// How the arguments of a launch lie.
@@ -56,7 +58,7 @@ impl Form {
 
 /// Every call that we are called around, by number; the last column says that nothing works without.
 #[rustfmt::skip]
-pub(crate) const CALLS: [(c_int, Call, bool); 37] = [
+pub(crate) const CALLS: [(c_int, Call, bool); 38] = [
     (307, Call::Launch(Form::Kernel, false), true),
     (442, Call::Launch(Form::Kernel, true), true),
     (477, Call::Launch(Form::Cooperative, false), false),
@@ -94,6 +96,7 @@ pub(crate) const CALLS: [(c_int, Call, bool); 37] = [
     (545, Call::Release, false),                           // _v2
     (744, Call::DestroyGreen, false),
     (9, Call::Attribute, false),                           // cuDeviceGetAttribute
+    (367, Call::MakeStream, false),                        // cuStreamCreateWithPriority
 ];
 
 /// Returns what a call is to us.

@@ -19,6 +19,7 @@ use crate::channel::Managed;
 use crate::driver::Status;
 use crate::launch;
 use crate::local::{self, Call, Ending, Local};
+use crate::priority;
 use crate::split;
 use crate::start::{self, Shim};
 use crate::stream;
@@ -221,6 +222,10 @@ unsafe fn on_api(shim: &'static Shim, local: &Local, cbid: c_int, words: *const 
             local.call.set(Call::default());
             local.set_ticket(None);
         }
+        (Some(api::Call::MakeStream), true) => {
+            // SAFETY: these are the arguments of such a call, which is about to begin.
+            unsafe { priority::lower(words.arguments()) };
+        }
         (Some(call), true) => {
             local.set_ticket(None);
             local.ending.set(enter_end(shim, call, words));
@@ -361,9 +366,11 @@ fn enter_end(shim: &Shim, call: api::Call, words: ApiWords) -> Option<Ending> {
             shim.contexts.end_begins(context)
         }
         api::Call::Release => shim.contexts.primary_end_begins(words.device(0)?),
-        api::Call::Create | api::Call::Retain | api::Call::Attribute | api::Call::Launch(..) => {
-            None
-        }
+        api::Call::Create
+        | api::Call::Retain
+        | api::Call::Attribute
+        | api::Call::MakeStream
+        | api::Call::Launch(..) => None,
     }
 }
 
@@ -397,6 +404,10 @@ fn exit(shim: &Shim, local: &Local, call: api::Call, words: ApiWords) {
             // SAFETY: these are the arguments of such a call, which has succeeded.
             unsafe { attribute::tell(words.arguments()) };
         }
-        api::Call::Create | api::Call::Retain | api::Call::Attribute | api::Call::Launch(..) => {}
+        api::Call::Create
+        | api::Call::Retain
+        | api::Call::Attribute
+        | api::Call::MakeStream
+        | api::Call::Launch(..) => {}
     }
 }

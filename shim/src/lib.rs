@@ -36,6 +36,7 @@ mod link;
 mod local;
 mod operators;
 mod places;
+mod priority;
 mod report;
 mod split;
 mod start;

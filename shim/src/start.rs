@@ -11,7 +11,7 @@ use crate::contexts::Contexts;
 use crate::driver::{Driver, DriverError};
 use crate::leave;
 use crate::link::Link;
-use crate::{api, callbacks, clock, config, report};
+use crate::{api, callbacks, clock, config, priority, report};
 
 /// What a managed process has. Never freed: callbacks may run until the process is gone.
 pub(crate) struct Shim {
@@ -102,6 +102,7 @@ fn attach(config: &config::Config, identity: Identity) -> Result<Link, BrokerErr
         report::enforce();
     }
     attribute::set_sms(attached.sms);
+    priority::set_least(attached.least);
     Ok(link)
 }
 

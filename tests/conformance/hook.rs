@@ -27,6 +27,7 @@ statements! {
         a_call_that_is_skipped_returns_what_the_subscriber_says_and_does_nothing
         a_result_that_is_changed_at_the_end_of_a_call_is_what_it_returns
         an_output_that_is_changed_at_the_end_of_a_call_is_what_its_caller_finds
+        an_argument_that_is_changed_at_the_beginning_of_a_call_is_what_it_acts_on
         cuda_calls_work_inside_an_api_callback;
 }
 
@@ -34,6 +35,8 @@ statements! {
 const LAUNCH_KERNEL: i32 = 307;
 /// The number of cuDeviceGetAttribute.
 pub(crate) const DEVICE_GET_ATTRIBUTE: i32 = 9;
+/// The number of cuStreamCreateWithPriority.
+pub(crate) const STREAM_CREATE_WITH_PRIORITY: i32 = 367;
 /// What the driver answers to a second subscriber.
 const SUBSCRIBED: u32 = 210;
 
@@ -271,6 +274,40 @@ fn an_output_that_is_changed_at_the_end_of_a_call_is_what_its_caller_finds() {
         .watching(DEVICE_GET_ATTRIBUTE, change, ask);
     assert_eq!((found, calls.len()), (all - 1, 2));
     assert_eq!(ask(), all);
+}
+
+fn an_argument_that_is_changed_at_the_beginning_of_a_call_is_what_it_acts_on() {
+    let subject = Subject::new();
+    // Its arguments are where the stream is to be stored, flags, and the priority.
+    let priority_of_one = || {
+        let (mut stream, mut priority) = (ptr::null_mut(), 0);
+        // SAFETY: they write a handle and an integer.
+        let results = unsafe {
+            [
+                sys::cuStreamCreateWithPriority(&raw mut stream, 1, -3),
+                sys::cuStreamGetPriority(stream, &raw mut priority),
+                sys::cuStreamDestroy_v2(stream),
+            ]
+        };
+        assert_eq!(results, [CUresult::CUDA_SUCCESS; 3]);
+        priority
+    };
+    let change = |call: &Call| {
+        if !call.is_exit {
+            let at = std::ptr::with_exposed_provenance_mut::<i32>(call.arguments_at + 12);
+            // SAFETY: the priority stands there, after a pointer and the flags.
+            unsafe { at.write(-1) };
+        }
+        None
+    };
+    assert_eq!(priority_of_one(), -3);
+    let watched = || {
+        subject
+            .subscriber
+            .watching(STREAM_CREATE_WITH_PRIORITY, change, priority_of_one)
+    };
+    assert_eq!(watched().0, -1);
+    assert_eq!(priority_of_one(), -3);
 }
 
 fn cuda_calls_work_inside_an_api_callback() {

@@ -59,6 +59,8 @@ pub(crate) struct Call {
     pub(crate) name: String,
     /// The first three words of the function's arguments, or as many as it has.
     pub(crate) arguments: [usize; 3],
+    /// Where these stand.
+    pub(crate) arguments_at: usize,
     pub(crate) context: usize,
     pub(crate) number: usize,
     pub(crate) is_exit: bool,
@@ -238,6 +240,7 @@ fn on_call(parameter_bytes: usize, id: c_int, word: impl Fn(usize) -> usize) {
             true => unsafe { arguments.add(index).read() },
             false => 0,
         }),
+        arguments_at: word(7),
         context: word(8),
         number,
         is_exit: word(10) >> 32 == 1,
@@ -261,7 +264,7 @@ fn on_call(parameter_bytes: usize, id: c_int, word: impl Fn(usize) -> usize) {
 /// Words of the arguments of a function that is watched.
 fn words_of(number: c_int) -> usize {
     match number {
-        super::hook::DEVICE_GET_ATTRIBUTE => 2,
+        super::hook::DEVICE_GET_ATTRIBUTE | super::hook::STREAM_CREATE_WITH_PRIORITY => 2,
         _ => 3,
     }
 }

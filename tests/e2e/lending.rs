@@ -122,6 +122,17 @@ fn launches_are_exact_while_their_tpcs_come_and_go() {
 }
 
 #[test]
+fn streams_of_best_effort_that_borrows_have_the_least_priority() {
+    let bed = managed_gpu(SPLIT);
+    let priority = |partition| run(&bed, partition, &["smids"])["priority"].clone();
+    assert_eq!(priority("borrows"), 0);
+    for partition in ["be", "lc"] {
+        let found = priority(partition);
+        assert!(found.as_i64().is_some_and(|found| found < 0), "{found}");
+    }
+}
+
+#[test]
 fn launches_are_exact_while_everything_about_partitions_changes() {
     let bed = managed_gpu(EQUALS);
     let mut one = exact_in(&bed, "one", &["--launches", "200"]);

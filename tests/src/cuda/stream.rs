@@ -38,6 +38,16 @@ impl Stream {
         Self::with_priority(greatest)
     }
 
+    /// Returns its priority; higher ones are negative.
+    pub fn priority(&self) -> Result<i32, Error> {
+        let mut priority = 0;
+        // SAFETY: writes one integer.
+        check("cuStreamGetPriority", unsafe {
+            sys::cuStreamGetPriority(self.handle, &raw mut priority)
+        })?;
+        Ok(priority)
+    }
+
     fn with_priority(priority: i32) -> Result<Self, Error> {
         let mut handle = ptr::null_mut();
         let flags = CUstream_flags::CU_STREAM_NON_BLOCKING as u32;

@@ -30,6 +30,8 @@ pub struct Attached {
     pub tenant: u64,
     /// Whether a process that cannot be managed must not run in this partition.
     pub enforce: bool,
+    /// Whether its streams are to have the least priority that there is.
+    pub least: bool,
     /// How many SMs its programs are to be told that a GPU has; 0: all.
     pub sms: u32,
 }

@@ -187,6 +187,7 @@ impl SocketBroker {
         Ok(Attached {
             tenant: reply.tenant,
             enforce: reply.flags & LITHOS_ATTACHED_ENFORCE != 0,
+            least: reply.flags & LITHOS_ATTACHED_LEAST != 0,
             sms: reply.flags >> LITHOS_ATTACHED_SMS_SHIFT,
         })
     }

@@ -151,6 +151,7 @@ impl Broker for KernelBroker {
         Ok(Attached {
             tenant: attach.tenant,
             enforce: flags & LITHOS_ATTACHED_ENFORCE != 0,
+            least: flags & LITHOS_ATTACHED_LEAST != 0,
             sms: flags >> LITHOS_ATTACHED_SMS_SHIFT,
         })
     }

@@ -134,6 +134,7 @@ fn a_tenant_attaches_by_the_name_of_its_partition() {
     let expected = Attached {
         tenant: 77,
         enforce: true,
+        least: false,
         sms: 0,
     };
     assert_eq!(attached.expect("attached"), expected);

@@ -37,7 +37,7 @@ use crate::grant::terms;
 use crate::heartbeat::Hearts;
 use crate::ledger::Ledger;
 use crate::operator::Partitions;
-use crate::partition::PartitionEntry;
+use crate::partition::{ClassWord, PartitionEntry};
 use crate::peer;
 use crate::selftest::Verdict;
 use crate::takeover::Left;
@@ -288,6 +288,10 @@ impl Broker {
             true => LITHOS_ATTACHED_ENFORCE,
             false => 0,
         };
+        let least = match (partition.class, partition.borrow) {
+            (ClassWord::Be, true) => LITHOS_ATTACHED_LEAST,
+            _ => 0,
+        };
         let name = partition.checked_name().ok();
         let view = name.and_then(|name| self.scheduler.partition(&name));
         let is_on = |gpu: &&Gpu| {
@@ -299,7 +303,7 @@ impl Broker {
             .map(|gpu| gpu.board.tpc_sms * partition.guarantee)
             .min();
         let reported = sms.filter(|_| partition.report_sms).unwrap_or(0);
-        enforce | reported.min(u32::from(u16::MAX)) << LITHOS_ATTACHED_SMS_SHIFT
+        enforce | least | reported.min(u32::from(u16::MAX)) << LITHOS_ATTACHED_SMS_SHIFT
     }
 
     /// Makes a process a tenant of a partition. `tenant` is an id that none ever had.

@@ -32,6 +32,8 @@ struct Launch {
 struct Report {
     role: &'static str,
     device_sms: u32,
+    /// Of a stream that asks for the highest.
+    priority: i32,
     /// Of each launch.
     sms: Vec<u32>,
 }
@@ -77,6 +79,7 @@ pub(crate) fn run(gpu: Gpu, arguments: &Arguments) -> anyhow::Result<()> {
     super::print(&Report {
         role: "smids",
         device_sms: gpu.sms,
+        priority: Stream::urgent()?.priority()?,
         sms,
     })
 }

@@ -59,7 +59,9 @@ macro_rules! export {
             struct Arguments {
                 $($arg: $type,)*
             }
-            let arguments = Arguments { $($arg),* };
+            let mut arguments = Arguments { $($arg),* };
+            // A subscriber may change them before they are looked at.
+            let at = (&raw mut arguments).cast_const();
             const NAME: &CStr = match CStr::from_bytes_with_nul(
                 concat!(stringify!($name), "\0").as_bytes(),
             ) {
@@ -67,9 +69,9 @@ macro_rules! export {
                 Err(_) => unreachable!(),
             };
             let call = Call { per_thread: $per_thread };
-            callbacks::around($number, NAME, (&raw const arguments).cast(), || {
+            callbacks::around($number, NAME, at.cast(), || {
                 // SAFETY: the caller's contract is that of CUDA's headers.
-                unsafe { $module::$handler(call, $(arguments.$arg),*) }
+                unsafe { $module::$handler(call, $((*at).$arg),*) }
             })
         }
     };
