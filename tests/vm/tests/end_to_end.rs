@@ -40,10 +40,12 @@ macro_rules! also_over_the_kernels_broker {
 
 also_over_the_kernels_broker! {
     atoms:
-        a_held_launch_goes_on_when_the_daemon_is_killed,
-        best_effort_that_borrows_is_held_up_while_somebody_latency_critical_is_active;
+        a_held_launch_goes_on_when_the_daemon_is_killed;
     confined:
         every_launch_in_the_ring_carries_a_mask_within_its_grant;
+    lending:
+        best_effort_leaves_what_is_lent_to_it_while_its_lender_is_active,
+        streams_of_best_effort_that_borrows_have_the_least_priority;
     life:
         after_a_restart_partitions_that_were_changed_by_command_are_as_they_were;
     live:
