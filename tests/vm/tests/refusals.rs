@@ -172,7 +172,7 @@ fn an_answer_is_refused_with_anything_wrong_in_it_and_given_once() {
                     a.id += 1 << LITHOS_ID_PLACE_BITS
                 }),
                 ("a timeout", Errno::EINVAL, |a| a.timeout_ns = 1),
-                ("an unknown flag", Errno::EINVAL, |a| a.flags = 2),
+                ("an unknown flag", Errno::EINVAL, |a| a.flags = 4),
                 ("a set reserved field", Errno::EINVAL, |a| a.reserved = 1),
                 ("one in the reply", Errno::EINVAL, |a| a.reply.reserved = 1),
                 ("a text without an end", Errno::EINVAL, |a| {
